@@ -1,0 +1,39 @@
+"""Running the playbook against a lab, and telling what came of it."""
+
+import os
+import subprocess
+
+from lab import machine, state
+from lab.report import LabError, say
+from lab.state import Lab
+
+
+def run(lab: Lab) -> int:
+    """Run ansible/site.yml on the lab's hosts, then print health, address and how to log in; the playbook's exit code."""
+    inventory = lab.directory / "inventory"
+    command = [str(state.REPO / ".venv/bin/ansible-playbook"), "--inventory", str(inventory), "ansible/site.yml"]
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(state.REPO / "ansible.cfg"),
+        "ANSIBLE_VAULT_PASSWORD_FILE": str(lab.directory / "vault-password"),
+        "PATH": f"{state.REPO / '.venv/bin'}:{os.environ.get('PATH', '')}",
+    }
+    say(f"lab {lab.name}: ansible-playbook -i {inventory} ansible/site.yml")
+    done = subprocess.run(command, cwd=state.REPO, env=environment, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise LabError(f"ansible/site.yml failed with exit code {done.returncode}; the same command goes on where it stopped")
+    say(f"lab {lab.name}: converged")
+    return _report(lab)
+
+
+def _report(lab: Lab) -> int:
+    """What the operator wants to see next; the exit code of the health check."""
+    first = lab.hosts[0]
+    health = subprocess.run(
+        [*machine.enter_command(lab, first), "health_check.sh"], stdin=subprocess.DEVNULL, timeout=120, check=False
+    )
+    access = lab.directory / "inventory" / "access.txt"
+    if access.exists():
+        print(f"\n{access.read_text().rstrip()}")
+    print(f"\nshell:  bin/lab ssh {first.name}" + ("" if lab.name == state.DEFAULT else f" --name {lab.name}"), flush=True)
+    return health.returncode

@@ -1,0 +1,84 @@
+"""The lab's network: one private bridge, and a firewall table that keeps the hosts from reaching anything else.
+
+There is no address translation on purpose: hosts get names, packages and certificates from the lab's own
+address, as in a data centre without a way out. Faults are the business of lab.faults.
+"""
+
+import ipaddress
+import json
+
+from lab import state
+from lab.commands import run, succeeds
+from lab.report import LabError
+
+
+def overlapping(network: str, bridge: str) -> str:
+    """The interface or route, other than the lab's own, that uses addresses of `network`; empty if none."""
+    wanted = ipaddress.ip_network(network)
+    for route in json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"])):
+        if route["dst"] == "default" or route.get("dev") == bridge:
+            continue
+        if ipaddress.ip_network(route["dst"], strict=False).overlaps(wanted):
+            return f"{route['dst']} on {route.get('dev', 'no interface')}"
+    return ""
+
+
+def check_free(network: str, bridge: str) -> None:
+    """Raises LabError when something else on this machine uses the addresses."""
+    taken = overlapping(network, bridge)
+    if taken:
+        raise LabError(
+            f"the lab needs {network}, but this machine already routes {taken}. "
+            "Choose another range: TRADING_LAB_NETWORK=10.214 bin/lab up"
+        )
+
+
+def up(lab: state.Lab) -> None:
+    """Make the bridge, its address and its fence; what is there already stays."""
+    if not exists(lab.bridge):
+        run(["ip", "link", "add", lab.bridge, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"])
+    run(["ip", "address", "replace", f"{lab.gateway}/24", "dev", lab.bridge])
+    run(["ip", "link", "set", lab.bridge, "up"])
+    run(["nft", "--file", "-"], stdin=_fence(lab.bridge))
+
+
+def _fence(bridge: str) -> str:
+    return f"""
+table inet {bridge} {{}}
+delete table inet {bridge}
+table inet {bridge} {{
+    chain fence {{
+        type filter hook forward priority filter; policy accept;
+        iifname "{bridge}" oifname != "{bridge}" drop comment "hosts reach the lab and nothing else"
+        iifname != "{bridge}" oifname "{bridge}" drop comment "and nothing else reaches them"
+    }}
+}}
+"""
+
+
+def exists(interface: str) -> bool:
+    """Whether this machine has the interface."""
+    return succeeds(["ip", "link", "show", "dev", interface])
+
+
+def down(lab: state.Lab) -> None:
+    """Remove the bridge, stray host links and every firewall table of the lab."""
+    for interface in interfaces(lab.bridge):
+        succeeds(["ip", "link", "delete", interface])
+    for family, table in tables(lab.bridge):
+        run(["nft", "delete", "table", family, table])
+    # Multiplexed ssh sessions would otherwise wait on hosts that are gone, and be taken for the next lab's.
+    succeeds(["ss", "--kill", "--numeric", "--tcp", "dst", lab.network])
+
+
+def interfaces(bridge: str) -> list[str]:
+    """The interfaces of a lab, its hosts' links first."""
+    links = [link["ifname"] for link in json.loads(run(["ip", "-json", "link", "show"]))]
+    return [link for link in links if link.startswith(f"vb-{bridge}-")] + [link for link in links if link == bridge]
+
+
+def tables(bridge: str) -> list[tuple[str, str]]:
+    """The firewall tables of a lab as (family, name)."""
+    listed = json.loads(run(["nft", "--json", "list", "tables"]))["nftables"]
+    found = [(item["table"]["family"], item["table"]["name"]) for item in listed if "table" in item]
+    return [(family, name) for family, name in found if name == bridge]
