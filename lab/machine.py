@@ -12,11 +12,23 @@ import time
 from pathlib import Path
 
 from lab import certificates, cgroup, image, state
-from lab.commands import detach, run, succeeds
+from lab.commands import detach, inside, run, succeeds
 from lab.report import LabError, say
 from lab.state import Host, Lab
 
 BOOT_DEADLINE = 120
+# systemd-nspawn that keeps its unit ends with 133 when the guest reboots, and expects to be started again
+# in a control group as empty as the first one.
+_KEEPER = """
+while :; do
+    for place in $0; do
+        find "$place" -depth -type d -exec rmdir {} +
+        mkdir "$place"
+    done
+    "$@"
+    [ $? -eq 133 ] || exit
+done
+"""
 _NSPAWN_RUN = Path("/run/systemd/nspawn")
 
 
@@ -99,9 +111,16 @@ def boot(lab: Lab, host: Host) -> None:
         # Databases lock memory. The clock stays the outer kernel's: no CAP_SYS_TIME.
         "--capability=CAP_IPC_LOCK",
     ]
-    # Inside, cgroup version 2 as on any Debian since 11, whatever the outer system uses.
-    environment = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
-    detach(command, log=host.directory / "console.log", cgroups=cgroup.create(lab.cgroup(host.name)), environment=environment)
+    environment = {
+        # Inside, cgroup version 2 as on any Debian since 11, whatever the outer system uses.
+        "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+        # /tmp is what the guest's Debian makes of it: a directory in 12, a tmpfs in 13.
+        "SYSTEMD_NSPAWN_TMPFS_TMP": "0",
+    }
+    group = lab.cgroup(host.name)
+    places = cgroup.create(f"{group}/machine")
+    keeper = ["/bin/sh", "-c", _KEEPER, " ".join(str(place) for place in places), *inside(places, command)]
+    detach(keeper, log=host.directory / "console.log", cgroups=cgroup.create(f"{group}/keeper"), environment=environment)
 
 
 def _forget_previous_run(host: Host) -> None:
@@ -116,7 +135,7 @@ def _forget_previous_run(host: Host) -> None:
 
 def leader(lab: Lab, host: Host) -> int:
     """The outer pid of the host's first process; raises LabError when the host is off."""
-    pids = list(cgroup.processes(f"{lab.cgroup(host.name)}/payload/init.scope"))
+    pids = list(cgroup.processes(f"{lab.cgroup(host.name)}/machine/payload/init.scope"))
     if not pids:
         raise LabError(f"{host.name} is not running; type: bin/lab start {host.name}")
     return min(pids)
@@ -158,7 +177,7 @@ def enter_command(lab: Lab, host: Host) -> list[str]:
     environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"]
     environment.append(f"TERM={os.environ.get('TERM', 'dumb')}")
     return [
-        *["nsenter", f"--target={leader(lab, host)}", "--all", "--wd=/root"],
+        *["nsenter", f"--target={leader(lab, host)}", "--all", "--wdns=/root"],
         *["/usr/bin/env", "-i", *environment],
     ]
 
