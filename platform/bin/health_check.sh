@@ -232,17 +232,17 @@ cannot_tell() {
 # ---- printing ----------------------------------------------------------------------------------
 
 print_text() {
-    local rank part status detail command elapsed width=4
+    local part status detail command elapsed width=4
     local -A colour=([down]='' [unknown]='' [warn]='' [ok]='' [off]='')
     if [[ -t 1 && ${TERM-dumb} != dumb && -z ${NO_COLOR-} ]]; then
         colour=([down]=$'\e[1;31m' [unknown]=$'\e[1;35m' [warn]=$'\e[1;33m' [ok]=$'\e[32m' [off]=$'\e[0m')
     fi
     for record in "${records[@]}"; do
-        IFS=$'\x1f' read -r rank part _ <<<"$record"
+        IFS=$'\x1f' read -r _ part _ <<<"$record"
         ((${#part} > width)) && width=${#part}
     done
     for record in "${records[@]}"; do
-        IFS=$'\x1f' read -r rank part status detail command elapsed <<<"$record"
+        IFS=$'\x1f' read -r _ part status detail command elapsed <<<"$record"
         [[ $format == quiet && $status == ok ]] && continue
         printf '%s%-7s%s  %-*s  %s\n' "${colour[$status]}" "$status" "${colour[off]}" "$width" "$part" "$detail"
         if [[ $status != ok && -n $command ]]; then
@@ -255,11 +255,11 @@ print_text() {
 }
 
 print_json() {
-    local rank part status detail command elapsed separator=''
+    local part status detail command elapsed separator=''
     printf '{"status":"%s","host":%s,"checked_at":"%s","parts":[' \
         "$verdict" "$(quote "$(uname -n)")" "$(date --utc +%Y-%m-%dT%H:%M:%SZ)"
     for record in "${records[@]}"; do
-        IFS=$'\x1f' read -r rank part status detail command elapsed <<<"$record"
+        IFS=$'\x1f' read -r _ part status detail command elapsed <<<"$record"
         printf '%s\n{"part":%s,"status":"%s","detail":%s,"command":%s,"seconds":%d.%03d}' "$separator" \
             "$(quote "$part")" "$status" "$(quote "$detail")" "$(quote "$command")" \
             "$((elapsed / 1000000))" "$((elapsed / 1000 % 1000))"
