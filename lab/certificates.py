@@ -37,18 +37,23 @@ def ensure(lab: state.Lab) -> ServerKeys:
 
 def _make(lab: state.Lab, work: Path) -> None:
     """An authority whose key is thrown away after its one signature, and the server's certificate."""
-    run(
-        ["openssl", "req", "-x509", *_CURVE, "-days", _DAYS, "-subj", f"/CN=lab {lab.name} ACME server authority"]
-        + ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-        + ["-keyout", str(work / "ca.key"), "-out", str(work / "ca.pem")]
+    certificate = ["openssl", "req", "-x509", *_CURVE, "-days", _DAYS]
+    _openssl(
+        [*certificate, "-subj", f"/CN=lab {lab.name} ACME server authority"],
+        ["-keyout", str(work / "ca.key"), "-out", str(work / "ca.pem")],
+        ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"],
     )
     name = f"acme.{state.DOMAIN}"
-    run(
-        ["openssl", "req", "-x509", *_CURVE, "-days", _DAYS, "-subj", f"/CN={name}"]
-        + ["-addext", f"subjectAltName=DNS:{name},IP:{lab.gateway}", "-addext", "basicConstraints=critical,CA:FALSE"]
-        + ["-addext", "extendedKeyUsage=serverAuth", "-CA", str(work / "ca.pem"), "-CAkey", str(work / "ca.key")]
-        + ["-keyout", str(work / "server.key"), "-out", str(work / "server.pem")]
+    _openssl(
+        [*certificate, "-subj", f"/CN={name}", "-CA", str(work / "ca.pem"), "-CAkey", str(work / "ca.key")],
+        ["-keyout", str(work / "server.key"), "-out", str(work / "server.pem")],
+        [f"subjectAltName=DNS:{name},IP:{lab.gateway}", "basicConstraints=critical,CA:FALSE", "extendedKeyUsage=serverAuth"],
     )
+
+
+def _openssl(request: list[str], files: list[str], extensions: list[str]) -> None:
+    added = [word for extension in extensions for word in ("-addext", extension)]
+    run([*request, *files, *added])
 
 
 def ssh_key(file: Path, comment: str) -> str:

@@ -122,13 +122,14 @@ def _rmdir(directory: Path, *, deadline: float = 5) -> None:
     while True:
         try:
             directory.rmdir()
-            return
         except FileNotFoundError:
             return
         except OSError as error:
             if time.monotonic() > until:
                 raise LabError(f"cannot remove the cgroup {directory}: {error}") from error
             time.sleep(0.02)
+        else:
+            return
 
 
 def remove_top() -> None:
@@ -138,6 +139,11 @@ def remove_top() -> None:
             (tree / _TOP).rmdir()
         except OSError:
             continue
+
+
+def directories(name: str) -> list[Path]:
+    """The cgroup's directory in every tree that has one."""
+    return [group for group in (tree / _TOP / name for tree in _trees()) if group.exists()]
 
 
 def names(prefix: str = "") -> list[str]:

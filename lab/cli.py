@@ -3,11 +3,10 @@
 import argparse
 import json
 import os
-import shutil
 import sys
 from dataclasses import replace
 
-from lab import cgroup, converge, faults, image, inventory, machine, network, package_cache, preflight, services, state
+from lab import cgroup, converge, faults, image, inventory, machine, network, package_cache, preflight, services, state, teardown
 from lab.report import LabError, say
 from lab.state import Lab
 
@@ -89,10 +88,10 @@ def _up(options: argparse.Namespace) -> int:
         inventory.check(topology)
     with state.locked(f"lab-{state.check_name(options.name)}"):
         lab = _decide(options)
-        preflight.check_room(lab)
         if options.fresh:
-            _remove(lab)
-        lab = _with_image(lab, options.release)
+            lab = _anew(lab, options)
+        preflight.check_room(lab)
+        lab = _with_image(lab)
         _boot(lab)
     if options.hosts_only:
         say(f"lab {lab.name}: {len(lab.hosts)} bare host(s) ready; inventory: {lab.directory / 'inventory'}")
@@ -104,30 +103,42 @@ def _decide(options: argparse.Namespace) -> Lab:
     """The lab as it was made, or a new one with its own number; raises LabError when asked for something else."""
     with state.locked("numbers"):
         lab = state.find(options.name)
-        if lab is not None and not options.fresh:
-            for what in ("topology", "release"):
-                asked, has = getattr(options, what), getattr(lab, what)
-                if asked and asked != has:
-                    raise LabError(
-                        f"lab {lab.name} has {what} {has}, not {asked}; `bin/lab up --fresh --{what} {asked}` makes it anew "
-                        "and throws its hosts away"
-                    )
-            return lab
         if lab is None:
-            number = state.free_number(options.name, {other.number for other in state.every()})
-            lab = Lab(options.name, number, options.topology or "single", options.release or "bookworm", "")
-            network.check_free(lab.network, lab.bridge)
-            state.save(lab)
+            return _new(options)
+        asked = {what: getattr(options, what) for what in ("topology", "release") if getattr(options, what)}
+        for what, wanted in asked.items():
+            has = getattr(lab, what)
+            if wanted != has and not options.fresh:
+                raise LabError(
+                    f"lab {lab.name} has {what} {has}, not {wanted}; `bin/lab up --fresh --{what} {wanted}` makes it anew "
+                    "and throws its hosts away"
+                )
         return lab
 
 
-def _with_image(lab: Lab, release: str | None) -> Lab:
+def _new(options: argparse.Namespace) -> Lab:
+    teardown.clear_orphans()
+    number = state.free_number(options.name, {other.number for other in state.every()})
+    lab = Lab(options.name, number, options.topology or "single", options.release or "bookworm", "")
+    network.check_free(lab.network, lab.bridge)
+    state.save(lab)
+    return lab
+
+
+def _anew(lab: Lab, options: argparse.Namespace) -> Lab:
+    """The same lab without hosts, of the topology and release that were asked for."""
+    teardown.remove(lab)
+    lab = replace(lab, topology=options.topology or lab.topology, release=options.release or lab.release, image="")
+    state.save(lab)
+    return lab
+
+
+def _with_image(lab: Lab) -> Lab:
     """The lab with an image below its hosts, which keep the one they were made from."""
-    if lab.image and image.path(lab.image).is_dir():
-        package_cache.ensure()
-        return lab
     package_cache.ensure()
-    lab = replace(lab, image=image.ensure(release or lab.release))
+    if lab.image and image.path(lab.image).is_dir():
+        return lab
+    lab = replace(lab, image=image.ensure(lab.release))
     state.save(lab)
     return lab
 
@@ -146,49 +157,53 @@ def _boot(lab: Lab) -> None:
 
 
 def _down(options: argparse.Namespace) -> int:
-    names = [lab.name for lab in state.every()] if options.all else [options.name]
-    for name in names:
+    for name in state.names() if options.all else [options.name]:
         with state.locked(f"lab-{state.check_name(name)}"):
-            lab = state.find(name)
-            if lab is None:
-                say(f"lab {name}: not there")
-                continue
-            _remove(lab)
-            say(f"lab {name}: removed")
-    if not state.every():
-        package_cache.stop()
-        cgroup.remove_top()
+            _remove(name)
+    with state.locked("numbers"):
+        teardown.clear_orphans()
+        if not state.names():
+            package_cache.stop()
+            cgroup.remove_top()
+            if options.purge:
+                package_cache.purge()
+                say("cached packages: removed")
     if options.purge:
-        removed = image.remove_unused(set())
-        package_cache.purge()
-        say(f"purged: {', '.join(removed) or 'no image'}, cached packages")
+        for removed in image.remove_unused():
+            say(f"image {removed}: removed")
+        if state.names():
+            say(f"cached packages: kept, still used by {', '.join(state.names())}")
     return 0
 
 
-def _remove(lab: Lab) -> None:
-    for host in lab.hosts:
-        machine.remove(lab, host)
-    services.down(lab)
-    cgroup.remove(lab.cgroup())
-    network.down(lab)
-    shutil.rmtree(lab.directory)
+def _remove(name: str) -> None:
+    try:
+        lab = state.find(name)
+    except LabError:
+        teardown.forget(name)
+        return
+    if lab is None:
+        say(f"lab {name}: not there")
+        return
+    teardown.remove(lab)
+    say(f"lab {name}: removed, nothing left")
 
 
 def _status(options: argparse.Namespace) -> int:
     labs = [state.get(options.name)] if options.name else state.every()
-    facts = [_facts(lab) for lab in labs]
     if options.json:
-        print(json.dumps(facts, indent=2))
-    elif not facts:
-        print("no lab on this machine; type: bin/lab up")
+        print(json.dumps([_facts(lab) for lab in labs], indent=2))
+    elif labs:
+        print("\n".join(line for lab in labs for line in _lines(lab)))
     else:
-        for fact in facts:
-            print(f"{fact['name']}: {fact['topology']}, {fact['release']}, {fact['network']}")
-            for host in fact["hosts"]:
-                print(f"  {host['name']}  {host['address']}  {'running' if host['running'] else 'off'}")
-            for cut in fact["cuts"]:
-                print(f"  cut: {cut}")
+        print("no lab on this machine; type: bin/lab up")
     return 0
+
+
+def _lines(lab: Lab) -> list[str]:
+    lines = [f"{lab.name}: {lab.topology}, {lab.release}, {lab.network}, inventory {lab.directory / 'inventory'}"]
+    lines += [f"  {host.name}  {host.address}  {'running' if machine.running(lab, host) else 'off'}" for host in lab.hosts]
+    return lines + [f"  cut: {cut}" for cut in faults.current(lab)]
 
 
 def _facts(lab: Lab) -> dict[str, object]:

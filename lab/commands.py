@@ -36,22 +36,28 @@ def succeeds(command: Sequence[str], *, timeout: float = 60) -> bool:
 
 def inside(cgroups: Sequence[Path], command: Sequence[str]) -> list[str]:
     """The command line that enters the cgroups and then becomes `command`."""
-    enter = 'for group in $GROUPS_TO_ENTER; do echo $$ > "$group/cgroup.procs" || exit 125; done; unset GROUPS_TO_ENTER; exec "$@"'
-    groups = " ".join(str(group) for group in cgroups)
-    return ["/usr/bin/env", f"GROUPS_TO_ENTER={groups}", "/bin/sh", "-c", enter, "sh", *command]
+    enter = 'for group in $0; do echo $$ > "$group/cgroup.procs" || exit 125; done; exec "$@"'
+    return ["/bin/sh", "-c", enter, " ".join(str(group) for group in cgroups), *command]
 
 
-def detach(command: Sequence[str], *, log: Path, cgroups: Sequence[Path], environment: Mapping[str, str] | None = None) -> int:
-    """Start a program that outlives us: own session, own cgroup, output to `log`, nothing of ours kept open."""
+def detach(command: Sequence[str], *, log: Path, cgroups: Sequence[Path], environment: Mapping[str, str] | None = None) -> None:
+    """Start a program that outlives us: own session, output to `log`, nothing of ours kept open.
+
+    It is in its cgroups before it begins, so whoever looks there after we return sees it, or that it has ended.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            inside(cgroups, command),
-            stdin=subprocess.DEVNULL,
+            ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh", *command],
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd="/",
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
-    return process.pid
+    for group in cgroups:
+        (group / "cgroup.procs").write_text(str(process.pid))
+    if process.stdin is not None:
+        process.stdin.write(b"go\n")
+        process.stdin.close()

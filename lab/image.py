@@ -6,7 +6,6 @@ recipe makes a new image beside the old one, and a run killed half-way leaves on
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -51,6 +50,7 @@ def ensure(release: str) -> str:
         name = f"{release}-{_fingerprint(sources)}"
         if not path(name).is_dir():
             _bootstrap(release, name, sources)
+            remove_unused(release, kept=name)
         return name
 
 
@@ -139,15 +139,13 @@ def _remove_tree(directory: Path) -> None:
     shutil.rmtree(directory)
 
 
-def remove_unused(kept: set[str]) -> list[str]:
-    """Delete the images that no lab uses and that are not in `kept`; returns their names."""
-    used = kept | {lab.image for lab in state.every()}
+def remove_unused(release: str = "", kept: str = "") -> list[str]:
+    """Delete the images, of one release or of all, that no lab uses and that are not `kept`; returns their names."""
+    used = {kept, *(lab.image for lab in state.every())}
     removed = []
-    for directory in _IMAGES.glob("*"):
+    for directory in _IMAGES.glob(f"{release}*"):
         if not directory.name.startswith(".") and directory.name not in used:
-            doomed = directory.with_name(f".{directory.name}.removed")
-            os.rename(directory, doomed)
-            _remove_tree(doomed)
+            _remove_tree(directory.rename(directory.with_name(f".{directory.name}.removed")))
             removed.append(directory.name)
     return removed
 

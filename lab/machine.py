@@ -135,10 +135,21 @@ def _forget_previous_run(host: Host) -> None:
 
 def leader(lab: Lab, host: Host) -> int:
     """The outer pid of the host's first process; raises LabError when the host is off."""
-    pids = list(cgroup.processes(f"{lab.cgroup(host.name)}/machine/payload/init.scope"))
-    if not pids:
-        raise LabError(f"{host.name} is not running; type: bin/lab start {host.name}")
-    return min(pids)
+    depth = len(_pids_by_namespace("self"))
+    for pid in cgroup.processes(lab.cgroup(host.name)):
+        pids = _pids_by_namespace(str(pid))
+        if len(pids) == depth + 1 and pids[-1] == "1":
+            return pid
+    raise LabError(f"{host.name} is not running; type: bin/lab start {host.name}")
+
+
+def _pids_by_namespace(pid: str) -> list[str]:
+    """The process's pid as each pid namespace sees it, outermost first; empty when it is gone."""
+    try:
+        status = Path("/proc", pid, "status").read_text()
+    except OSError:
+        return []
+    return next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
 
 
 def wait_until_up(lab: Lab, host: Host, *, deadline: float = BOOT_DEADLINE) -> None:

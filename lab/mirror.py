@@ -144,11 +144,7 @@ def as_deb822(source: Source) -> str:
 
 def settings() -> list[str]:
     """This machine's apt settings about mirrors that hosts need as well, as lines of an apt.conf."""
-    kept = []
-    for line in run(["apt-config", "dump"]).splitlines():
-        if line.split(" ", 1)[0] in _SETTINGS_TO_KEEP:
-            kept.append(line)
-    return kept
+    return [line for line in run(["apt-config", "dump"]).splitlines() if line.split(" ", 1)[0] in _SETTINGS_TO_KEEP]
 
 
 def outer_proxy() -> str:

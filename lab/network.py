@@ -28,8 +28,7 @@ def check_free(network: str, bridge: str) -> None:
     taken = overlapping(network, bridge)
     if taken:
         raise LabError(
-            f"the lab needs {network}, but this machine already routes {taken}. "
-            "Choose another range: TRADING_LAB_NETWORK=10.214 bin/lab up"
+            f"the lab needs {network}, but this machine already routes {taken}. Choose another range: TRADING_LAB_NETWORK=10.214 bin/lab up"
         )
 
 
@@ -61,20 +60,24 @@ def exists(interface: str) -> bool:
     return succeeds(["ip", "link", "show", "dev", interface])
 
 
-def down(lab: state.Lab) -> None:
-    """Remove the bridge, stray host links and every firewall table of the lab."""
-    for interface in interfaces(lab.bridge):
+def remove(bridge: str) -> None:
+    """Remove the bridge, stray host links and every firewall table of a lab."""
+    for interface in interfaces(bridge):
         succeeds(["ip", "link", "delete", interface])
-    for family, table in tables(lab.bridge):
+    for family, table in tables(bridge):
         run(["nft", "delete", "table", family, table])
-    # Multiplexed ssh sessions would otherwise wait on hosts that are gone, and be taken for the next lab's.
-    succeeds(["ss", "--kill", "--numeric", "--tcp", "dst", lab.network])
 
 
 def interfaces(bridge: str) -> list[str]:
     """The interfaces of a lab, its hosts' links first."""
     links = [link["ifname"] for link in json.loads(run(["ip", "-json", "link", "show"]))]
     return [link for link in links if link.startswith(f"vb-{bridge}-")] + [link for link in links if link == bridge]
+
+
+def bridges() -> list[str]:
+    """The bridges of all labs on this machine, known or not."""
+    links = [link["ifname"] for link in json.loads(run(["ip", "-json", "link", "show", "type", "bridge"]))]
+    return [link for link in links if link.startswith(state.BRIDGE)]
 
 
 def tables(bridge: str) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """What a lab serves at its own address: names (dnsmasq), packages (a door to the cache), certificates (Pebble)."""
 
 import json
-import shutil
 import socket
 import ssl
 import time
@@ -29,20 +28,15 @@ def up(lab: state.Lab) -> None:
     _save_acme_root(lab)
 
 
-def down(lab: state.Lab) -> None:
-    """Stop all of them."""
-    for what in ("names", "packages", "acme"):
-        cgroup.remove(lab.cgroup(f"services/{what}"))
-
-
-def _ensure(lab: state.Lab, what: str, command: list[str], config: Path, text: str, environment: dict[str, str]) -> None:
-    """Run the service; a changed configuration restarts it."""
+def _ensure(lab: state.Lab, config: Path, text: str, command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run the service that is named like its configuration file; a changed configuration restarts it."""
+    what = config.stem
     group = lab.cgroup(f"services/{what}")
     if cgroup.running(group) and config.exists() and config.read_text() == text:
         return
     cgroup.kill(group)
     state.write(config, text)
-    detach(command, log=lab.directory / "services" / f"{what}.log", cgroups=cgroup.create(group), environment=environment)
+    detach(command, log=config.with_suffix(".log"), cgroups=cgroup.create(group), environment=environment)
 
 
 def _wait(lab: state.Lab, what: str, port: int) -> None:
@@ -83,14 +77,14 @@ def _names(lab: state.Lab) -> None:
             "",
         ]
     )
-    _ensure(lab, "names", ["dnsmasq", f"--conf-file={file}"], file, text, {})
+    _ensure(lab, file, text, ["dnsmasq", f"--conf-file={file}"])
 
 
 def _packages(lab: state.Lab) -> None:
     file = lab.directory / "services" / "packages.conf"
     door = f"{lab.gateway}:{PACKAGES_PORT}"
     command = ["systemd-socket-activate", f"--listen={door}", "/lib/systemd/systemd-socket-proxyd", package_cache.LOCAL]
-    _ensure(lab, "packages", command, file, f"{door} -> {package_cache.LOCAL}\n", {})
+    _ensure(lab, file, f"{door} -> {package_cache.LOCAL}\n", command)
 
 
 def _acme(lab: state.Lab) -> None:
@@ -116,7 +110,7 @@ def _acme(lab: state.Lab) -> None:
         "PEBBLE_WFE_NONCEREJECT": "0",
     }
     command = ["pebble", "-config", str(file), "-dnsserver", f"{lab.gateway}:{NAMES_PORT}"]
-    _ensure(lab, "acme", command, file, json.dumps(settings, indent=2) + "\n", environment)
+    _ensure(lab, file, json.dumps(settings, indent=2) + "\n", command, environment)
 
 
 def _save_acme_root(lab: state.Lab) -> None:
@@ -137,8 +131,3 @@ def _save_acme_root(lab: state.Lab) -> None:
             if time.monotonic() > until:
                 raise LabError(f"the lab's ACME server does not give its root at {address}: {error}") from error
             time.sleep(0.1)
-
-
-def remove_files(lab: state.Lab) -> None:
-    """Forget the services' settings and logs."""
-    shutil.rmtree(lab.directory / "services", ignore_errors=True)

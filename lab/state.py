@@ -19,9 +19,11 @@ from lab.report import LabError, say
 STATE = Path(os.environ.get("TRADING_LAB_STATE", "/var/lib/trading-lab"))
 CACHE = Path(os.environ.get("TRADING_LAB_CACHE", "/var/cache/trading-lab"))
 PREFIX = os.environ.get("TRADING_LAB_NETWORK", "10.213")
+_LOCKS = Path("/run/lock/trading-lab")
 REPO = Path(__file__).resolve().parent.parent
 
 DOMAIN = "lab.test"
+BRIDGE = "tlab"
 TOPOLOGIES = {"single": 1, "ha": 3}
 RELEASES = ("bookworm", "trixie")
 DEFAULT = "default"
@@ -64,7 +66,7 @@ class Lab:
 
     @property
     def bridge(self) -> str:
-        return f"tlab{self.number}"
+        return f"{BRIDGE}{self.number}"
 
     @property
     def network_prefix(self) -> str:
@@ -139,9 +141,14 @@ def get(name: str) -> Lab:
     return lab
 
 
+def names() -> list[str]:
+    """The names of all labs on this machine, readable or not."""
+    return sorted(file.parent.name for file in (STATE / "labs").glob("*/lab.json"))
+
+
 def every() -> list[Lab]:
     """All labs on this machine, by number."""
-    labs = [find(file.parent.name) for file in (STATE / "labs").glob("*/lab.json")]
+    labs = [find(name) for name in names()]
     return sorted((lab for lab in labs if lab is not None), key=lambda lab: lab.number)
 
 
@@ -163,9 +170,8 @@ def free_number(name: str, taken: set[int]) -> int:
 @contextlib.contextmanager
 def locked(what: str, *, deadline: float = 1800) -> Iterator[None]:
     """Hold the lock `what`; says so once when another command holds it, and gives up after the deadline."""
-    directory = STATE / "locks"
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / what).open("a+") as file:
+    _LOCKS.mkdir(parents=True, exist_ok=True)
+    with (_LOCKS / what).open("a+") as file:
         until = time.monotonic() + deadline
         told = False
         while True:
@@ -174,7 +180,7 @@ def locked(what: str, *, deadline: float = 1800) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise LabError(f"another bin/lab has held {what} for {deadline:.0f} s; see: fuser -v {directory / what}") from None
+                    raise LabError(f"another bin/lab has held {what} for {deadline:.0f} s; see: fuser -v {_LOCKS / what}") from None
                 if not told:
                     say(f"waiting: another bin/lab works on {what}")
                     told = True
