@@ -1,0 +1,3 @@
+"""The trading platform: one package a service, a small shared kernel."""
+
+__version__ = "0.1.0"

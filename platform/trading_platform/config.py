@@ -1,0 +1,235 @@
+"""Configuration: one YAML file, checked completely before anything starts, and secrets from systemd credentials.
+
+The file is named by TRADING_CONFIG (default /etc/trading-platform/platform.yaml); platform.example.yaml documents each key.
+Secrets never stand in it: they are files in $CREDENTIALS_DIRECTORY, read with `secret(name)`.
+
+    settings = load()                       # raises ConfigError: key, value found, what to do
+    settings.service("engine").port         # 8010
+    secret("jwt-public-key")                # text, without the trailing newline
+"""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DEFAULT_PATH = "/etc/trading-platform/platform.yaml"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Amount = Annotated[Decimal, Field(gt=0)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text names each key, what was found and what to do."""
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are refused, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LiveTrading(Section):
+    enabled: bool = False
+    confirmed: str = ""
+
+
+class DatabaseSettings(Section):
+    host: str
+    hostaddr: str | None = None
+    port: Port = 5000
+    session_port: Port = 5002
+    replica_port: Port = 5001
+    name: str = "trading"
+    user: str = "trading_app"
+    migrator: str = "trading_migrator"
+    owner: str = "trading_owner"
+    tls_ca: str | None = None
+    pool_size: Annotated[int, Field(ge=1, le=100)] = 5
+
+
+class MongoSettings(Section):
+    hosts: Annotated[list[str], Field(min_length=1)]
+    replica_set: str | None = "trading_rs"
+    database: str = "trading"
+    user: str | None = "trading_app"
+    tls_ca: str | None = None
+
+
+class RedisSettings(Section):
+    hosts: Annotated[list[str], Field(min_length=1)]
+    sentinels: list[str] = []
+    master_name: str = "trading"
+    user: str | None = "trading_app"
+    tls_ca: str | None = None
+
+
+class Endpoint(Section):
+    host: str = "127.0.0.1"
+    port: Port
+
+
+class MarketDataSettings(Section):
+    """Which feed runs and what it feeds."""
+
+    instruments: list[str] = ["BTCUSDT", "ETHUSDT", "EURUSD", "XAUUSD", "SPY"]
+
+
+class StrategySettings(Section):
+    """Trend following on closed candles: Donchian breakout in the direction of an exponential average."""
+
+    name: str = "donchian-trend"
+    version: str = "1"
+    account: str = "paper"
+    instruments: list[str] = ["BTCUSDT"]
+    interval_s: Annotated[int, Field(ge=1)] = 60
+    channel: Annotated[int, Field(ge=2, le=10_000)] = 20
+    exit_channel: Annotated[int, Field(ge=2, le=10_000)] = 10
+    trend: Annotated[int, Field(ge=2, le=10_000)] = 50
+    order_notional: Amount = Decimal(1000)
+
+
+class RiskSettings(Section):
+    """The first version of the limits; from then on the rows of risk_limits count. Money in the account's currency."""
+
+    max_order_notional: Amount = Decimal(5_000)
+    max_position_notional: Amount = Decimal(20_000)
+    max_total_exposure: Amount = Decimal(50_000)
+    max_orders_per_minute: Annotated[int, Field(ge=1)] = 60
+    price_collar: Annotated[Decimal, Field(gt=0, lt=1)] = Decimal("0.05")
+    max_daily_loss: Amount = Decimal(1_000)
+    max_data_age_s: Seconds = 30.0
+    conversion_rates: dict[str, Amount] = {"USDT": Decimal(1)}
+
+
+class EngineSettings(Section):
+    risk_timeout_s: Seconds = 2.0
+    venue_timeout_s: Seconds = 5.0
+    maker_fee_bps: Annotated[Decimal, Field(ge=0)] = Decimal(1)
+    taker_fee_bps: Annotated[Decimal, Field(ge=0)] = Decimal(5)
+    signal_max_age_s: Seconds = 60.0
+
+
+class AccountSettings(Section):
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    venue: Literal["paper"] = "paper"
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3,8}$")] = "USD"
+    opening_balance: Amount = Decimal(100_000)
+
+
+class LeaseSettings(Section):
+    ttl_s: Annotated[float, Field(ge=1, le=300)] = 10.0
+
+
+class Settings(Section):
+    """The whole file."""
+
+    environment: Literal["development", "lab", "staging", "production"]
+    host: str
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    data_directory: str = "/var/lib/trading-platform"
+    live_trading: LiveTrading = LiveTrading()
+    database: DatabaseSettings
+    mongodb: MongoSettings
+    redis: RedisSettings
+    services: dict[str, Endpoint]
+    leases: LeaseSettings = LeaseSettings()
+    market_data: MarketDataSettings = MarketDataSettings()
+    strategy: StrategySettings = StrategySettings()
+    risk: RiskSettings = RiskSettings()
+    engine: EngineSettings = EngineSettings()
+    accounts: Annotated[list[AccountSettings], Field(min_length=1)] = [AccountSettings(id="paper")]
+
+    def service(self, name: str) -> Endpoint:
+        """Where a service listens. Raises ConfigError when the file does not say."""
+        try:
+            return self.services[name]
+        except KeyError:
+            known = ", ".join(sorted(self.services)) or "none"
+            raise ConfigError(f"services.{name}: missing (found: {known}); add its host and port") from None
+
+    def url(self, name: str) -> str:
+        """Base URL of a service, for calls between services."""
+        endpoint = self.service(name)
+        return f"http://{endpoint.host}:{endpoint.port}"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.environment == "production":
+            for key in ("database", "mongodb", "redis"):
+                if getattr(self, key).tls_ca is None:
+                    raise ValueError(f"{key}.tls_ca: missing in production; name the CA file, TLS is not optional there")
+        if self.live_trading.enabled and not self.live_trading.confirmed:
+            raise ValueError(
+                "live_trading.confirmed: empty while live_trading.enabled is true; "
+                "set it to the platform's domain to confirm, or set enabled to false"
+            )
+        ids = [account.id for account in self.accounts]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"accounts: {ids} has an id twice; give each account its own")
+        if self.strategy.account not in ids:
+            raise ValueError(f"strategy.account: '{self.strategy.account}' is not in accounts {ids}; name one of them")
+        return self
+
+
+def load(path: str | os.PathLike[str] | None = None) -> Settings:
+    """Read and check the configuration. Raises ConfigError naming every wrong key at once."""
+    file = Path(path or os.environ.get("TRADING_CONFIG") or DEFAULT_PATH)
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); set TRADING_CONFIG to the platform's file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file}: holds {type(document).__name__}, expected a mapping of sections")
+    return parse(document, source=str(file))
+
+
+def parse(document: dict[str, Any], source: str = "configuration") -> Settings:
+    """Check a document already read. Raises ConfigError."""
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: {len(lines)} mistake(s)\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "file"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key (value {problem['input']!r}); remove it or correct its spelling"
+        case "missing":
+            return f"{key}: missing; add it (platform.example.yaml shows each key)"
+        case "value_error":
+            return str(problem["msg"]).removeprefix("Value error, ")
+        case _:
+            return f"{key}: found {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def secret(name: str) -> str:
+    """A systemd credential of this unit. Raises ConfigError when it is not delivered or empty."""
+    value = optional_secret(name)
+    if value is None:
+        directory = os.environ.get("CREDENTIALS_DIRECTORY", "(CREDENTIALS_DIRECTORY is not set)")
+        raise ConfigError(f"credential {name}: not in {directory}; the unit needs LoadCredentialEncrypted={name}")
+    return value
+
+
+def optional_secret(name: str) -> str | None:
+    """A systemd credential, or None where it is not delivered."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    try:
+        value = (Path(directory) / name).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    return value or None
