@@ -27,6 +27,7 @@ RUNNING = {
 STARTED = 1795219101_500000_000
 ASKED = {
     "name": ["redis-server"],
+    "units": None,
     "state": "started",
     "enabled": True,
     "masked": None,
@@ -242,6 +243,21 @@ def test_restart_makes_the_reload_unnecessary(converger, tmp_path):
     made = converger(started_before(config, RUNNING), reloaded_by=[str(config)], restarted_by=[str(config)])
     made.converge()
     assert made.calls == ["restart redis-server.service"]
+
+
+def test_each_unit_of_a_list_has_its_own_wishes_and_the_tasks(unit):
+    entries = [
+        {"name": "a", "state": "started", "enabled": True, "masked": None, "restarted_by": ["/a"], "reloaded_by": []},
+        {"name": "b.timer", "state": "stopped", "enabled": None, "masked": None, "restarted_by": [], "reloaded_by": []},
+    ]
+    first, second = unit.wishes({**ASKED, "name": None, "units": entries, "restarted_by": ["/common"]})
+    assert (first.name, first.restarted_by, first.enabled) == ("a.service", ("/common", "/a"), True)
+    assert (second.name, second.state, second.restarted_by) == ("b.timer", "stopped", ("/common",))
+
+
+def test_unit_named_twice_is_refused(unit):
+    with pytest.raises(unit.UnitError, match=r"twice: redis\.service"):
+        unit.wishes({**ASKED, "name": ["redis", "redis.service"]})
 
 
 def test_stopped_unit_is_enabled_and_started(converger):

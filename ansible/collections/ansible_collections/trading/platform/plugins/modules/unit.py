@@ -24,7 +24,20 @@ options:
     description: The units, in the order in which they are handled. C(.service) is added to a name without a suffix.
     type: list
     elements: str
-    required: true
+  units:
+    description:
+      - Several units in one call, in this order, each with wishes of its own (O(name) as one string, and any of
+        O(state), O(enabled), O(masked), O(restarted_by), O(reloaded_by)).
+      - Beside it, O(restarted_by) and O(reloaded_by) of the task hold for every one of them.
+    type: list
+    elements: dict
+    suboptions:
+      name: {description: The unit., type: str, required: true}
+      state: {description: As above., type: str, choices: [started, stopped, restarted, inspected], default: started}
+      enabled: {description: As above., type: bool}
+      masked: {description: As above., type: bool}
+      restarted_by: {description: As above., type: list, elements: path, default: []}
+      reloaded_by: {description: As above., type: list, elements: path, default: []}
   state:
     description:
       - V(started) starts what is not active and restarts or reloads what is stale.
@@ -77,6 +90,13 @@ EXAMPLES = r"""
     state: inspected
     restarted_by: [/etc/mongod.conf]
   register: __mongodb_unit
+
+- name: Converge the platform's services, each with its own credential
+  trading.platform.unit:
+    units:
+      - {name: trading-gateway, enabled: true, restarted_by: [/etc/credstore.encrypted/trading-gateway.jwt]}
+      - {name: trading-risk, enabled: true}
+    restarted_by: [/opt/trading-platform/current, /etc/trading-platform/platform.yaml]
 
 - name: Keep the distribution's own instance off
   trading.platform.unit:
@@ -341,10 +361,43 @@ def save_record(name: str, record: dict[str, object]) -> None:
 # Converging ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of one unit."""
+
+    name: str
+    state: str
+    enabled: bool | None
+    masked: bool | None
+    restarted_by: tuple[str, ...]
+    reloaded_by: tuple[str, ...]
+
+
+def wishes(asked: dict[str, object]) -> list[Wish]:
+    """One wish a unit, from either form of the arguments; UnitError when a unit is named twice."""
+    entries = asked["units"] or [{**asked, "name": name, "restarted_by": [], "reloaded_by": []} for name in asked["name"]]
+    made = [
+        Wish(
+            name=full_name(entry["name"]),
+            state=entry["state"],
+            enabled=entry["enabled"],
+            masked=entry["masked"],
+            restarted_by=tuple(dict.fromkeys([*asked["restarted_by"], *entry["restarted_by"]])),
+            reloaded_by=tuple(dict.fromkeys([*asked["reloaded_by"], *entry["reloaded_by"]])),
+        )
+        for entry in entries
+    ]
+    names = [wish.name for wish in made]
+    if len(set(names)) != len(names):
+        raise UnitError(f"a unit is named twice: {', '.join(sorted({name for name in names if names.count(name) > 1}))}")
+    return made
+
+
 @dataclass
 class Need:
     """What one unit needs to get where it should be."""
 
+    wish: Wish
     unit: Unit
     restart_because: list[str]
     reload_because: list[str]
@@ -357,9 +410,11 @@ class Converger:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
-        self.asked = module.params
-        self.names = [full_name(name) for name in self.asked["name"]]
-        self.daemon_reloaded = False
+        self.timeout = module.params["timeout"]
+        self.wishes = wishes(module.params)
+        self.names = [wish.name for wish in self.wishes]
+        self.only_inspected = all(wish.state == "inspected" for wish in self.wishes)
+        self.daemon_reloaded: set[str] = set()
 
     def systemctl(self, *arguments: str) -> str:
         """Standard output of one systemctl call; UnitError when it fails or takes too long."""
@@ -368,7 +423,7 @@ class Converger:
                 ["systemctl", *arguments],
                 capture_output=True,
                 text=True,
-                timeout=self.asked["timeout"],
+                timeout=self.timeout,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"},
                 check=False,
@@ -376,7 +431,7 @@ class Converger:
         except FileNotFoundError as error:
             raise UnitError("this host has no systemctl: only hosts that run systemd are supported") from error
         except subprocess.TimeoutExpired as error:
-            raise UnitError(f"`systemctl {' '.join(arguments)}` did not end within {self.asked['timeout']} s") from error
+            raise UnitError(f"`systemctl {' '.join(arguments)}` did not end within {self.timeout} s") from error
         if done.returncode != 0:
             raise UnitError(f"`systemctl {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
@@ -391,20 +446,20 @@ class Converger:
     def look(self) -> list[Unit]:
         """The units as they are, after systemd has read changed unit files (in check mode: without)."""
         units = self.show(self.names)
-        if self.asked["state"] == "inspected" or self.module.check_mode:
+        if self.only_inspected or self.module.check_mode:
             return units
         if any(unit.needs_daemon_reload or not unit.exists for unit in units):
             self.systemctl("daemon-reload")
-            self.daemon_reloaded = any(unit.needs_daemon_reload for unit in units)
+            self.daemon_reloaded = {unit.name for unit in units if unit.needs_daemon_reload}
             units = self.show(self.names)
         return units
 
-    def judge(self, unit: Unit) -> Need:
+    def judge(self, wish: Wish, unit: Unit) -> Need:
         """Which files the unit has not read yet, and which actions follow."""
-        restarted_by = [*unit.files, *self.asked["restarted_by"]]
-        reloaded_by = self.asked["reloaded_by"]
+        restarted_by = [*unit.files, *wish.restarted_by]
+        reloaded_by = [*wish.reloaded_by]
         stamps = {path: stamp(path) for path in dict.fromkeys([*restarted_by, *reloaded_by])}
-        need = Need(unit, [], [], stamps)
+        need = Need(wish, unit, [], [], stamps)
         if unit.active:
             record = load_record(unit.name, unit.invocation)
             seen = record.get("restart")
@@ -414,18 +469,19 @@ class Converger:
         return need
 
     def actions(self, need: Need) -> list[str]:
-        unit, state, actions = need.unit, self.asked["state"], []
+        wish, unit, state = need.wish, need.unit, need.wish.state
+        actions: list[str] = []
         if state == "inspected":
             return []
-        if unit.needs_daemon_reload or self.daemon_reloaded:
+        if unit.needs_daemon_reload or unit.name in self.daemon_reloaded:
             actions.append("daemon-reload")
-        if self.asked["masked"] is False and unit.masked:
+        if wish.masked is False and unit.masked:
             actions.append("unmask")
         if state == "stopped" and (unit.active or unit.activating):
             actions.append("stop")
-        if self.asked["enabled"] is not None and self.asked["enabled"] != self.is_enabled(unit):
-            actions.append("enable" if self.asked["enabled"] else "disable")
-        if self.asked["masked"] and not unit.masked:
+        if wish.enabled is not None and wish.enabled != self.is_enabled(wish, unit):
+            actions.append("enable" if wish.enabled else "disable")
+        if wish.masked and not unit.masked:
             actions.append("mask")
         if state == "restarted" or (state == "started" and need.restart_because):
             actions.append("restart" if unit.active else "start")
@@ -435,17 +491,18 @@ class Converger:
             actions.append("reload" if unit.can_reload else "restart")
         return actions
 
-    def is_enabled(self, unit: Unit) -> bool:
+    @staticmethod
+    def is_enabled(wish: Wish, unit: Unit) -> bool:
         """Of a unit that cannot be enabled or disabled (static, generated), whatever was asked is so."""
         if unit.enablement in ("static", "generated", "transient", "indirect"):
-            return bool(self.asked["enabled"])
+            return bool(wish.enabled)
         return unit.enabled and not unit.masked
 
     def converge(self) -> dict[str, object]:
-        needs = [self.judge(unit) for unit in self.look()]
+        needs = [self.judge(wish, unit) for wish, unit in zip(self.wishes, self.look())]
         for need in needs:
             self.refuse_impossible(need)
-        if not self.module.check_mode and self.asked["state"] != "inspected":
+        if not self.module.check_mode:
             for need in needs:
                 self.act(need)
         return self.result(needs)
@@ -453,14 +510,14 @@ class Converger:
     def refuse_impossible(self, need: Need) -> None:
         unit = need.unit
         if not unit.exists and "mask" not in need.actions:
-            if self.asked["state"] == "inspected" or self.module.check_mode:
+            if need.wish.state == "inspected" or self.module.check_mode:
                 return
             if {"start", "restart", "enable"} & set(need.actions):
                 raise UnitError(
                     f"{unit.name} does not exist on this host. Install its package or its unit file first; "
                     f"`systemctl list-unit-files '{unit.name.partition('@')[0].partition('.')[0]}*'` shows what is there."
                 )
-        if unit.masked and self.asked["masked"] is None and {"start", "restart", "enable"} & set(need.actions):
+        if unit.masked and need.wish.masked is None and {"start", "restart", "enable"} & set(need.actions):
             raise UnitError(f"{unit.name} is masked. If it should run: systemctl unmask {unit.name}")
 
     def act(self, need: Need) -> None:
@@ -476,7 +533,7 @@ class Converger:
                     unit = self.confirmed(unit)
             except UnitError as error:
                 raise UnitError(self.explained(unit.name, action, str(error))) from error
-        if self.asked["state"] in ("started", "restarted") and unit.active and unit.invocation:
+        if need.wish.state in ("started", "restarted") and unit.active and unit.invocation:
             self.remember(need, unit)
 
     def confirmed(self, unit: Unit) -> Unit:
@@ -511,7 +568,7 @@ class Converger:
         before = need.stamps
         after = {path: stamp(path) for path in before} if {"start", "restart", "reload"} & set(need.actions) else before
         restarted = bool({"start", "restart"} & set(need.actions))
-        restarted_by = [*unit.files, *self.asked["restarted_by"]]
+        restarted_by = [*unit.files, *need.wish.restarted_by]
         for path in restarted_by:
             after.setdefault(path, stamp(path))
         read = settled(before, after, unit.started_at)
@@ -524,7 +581,7 @@ class Converger:
                 "restart": {**kept_restart, **{path: read[path] for path in restarted_by if path in read}},
                 "reload": {
                     **old.get("reload", {}),
-                    **{path: read[path] for path in self.asked["reloaded_by"] if path in read},
+                    **{path: read[path] for path in need.wish.reloaded_by if path in read},
                 },
             },
         )
@@ -554,10 +611,9 @@ class Converger:
             },
         }
 
-    def will_be_active(self, need: Need) -> bool:
-        if self.asked["state"] == "inspected":
-            return need.unit.active
-        return self.asked["state"] != "stopped"
+    @staticmethod
+    def will_be_active(need: Need) -> bool:
+        return need.unit.active if need.wish.state == "inspected" else need.wish.state != "stopped"
 
     @staticmethod
     def line(unit: Unit, active: bool, need: Need | None = None) -> str:
@@ -568,17 +624,29 @@ class Converger:
         return "; ".join(words) + "\n"
 
 
+WISH_OPTIONS: dict[str, dict[str, object]] = {
+    "state": {"choices": ["started", "stopped", "restarted", "inspected"], "default": "started"},
+    "enabled": {"type": "bool"},
+    "masked": {"type": "bool"},
+    "restarted_by": {"type": "list", "elements": "path", "default": []},
+    "reloaded_by": {"type": "list", "elements": "path", "default": []},
+}
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "list", "elements": "str", "required": True},
-            "state": {"choices": ["started", "stopped", "restarted", "inspected"], "default": "started"},
-            "enabled": {"type": "bool"},
-            "masked": {"type": "bool"},
-            "restarted_by": {"type": "list", "elements": "path", "default": []},
-            "reloaded_by": {"type": "list", "elements": "path", "default": []},
+            **WISH_OPTIONS,
+            "name": {"type": "list", "elements": "str"},
+            "units": {
+                "type": "list",
+                "elements": "dict",
+                "options": {"name": {"type": "str", "required": True}, **WISH_OPTIONS},
+            },
             "timeout": {"type": "int", "default": 180},
         },
+        required_one_of=[("name", "units")],
+        mutually_exclusive=[("name", "units")],
         supports_check_mode=True,
     )
     try:
