@@ -41,7 +41,7 @@ from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pymongo.errors import PyMongoError
@@ -457,16 +457,23 @@ class _RequestMiddleware:
         reset = telemetry.request_id.set(current)
         started = time.perf_counter()
         status = 500
+        answered = False
 
         async def tagged(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 message.setdefault("headers", []).append((b"x-request-id", current.encode()))
             await send(message)
 
         try:
             await self._app(scope, receive, tagged)
+        except Exception:
+            log.exception("request failed", extra={"path": scope["path"]})
+            if answered:
+                raise
+            detail = "the request failed; the service's log says why under this request_id"
+            await problems.problem_response(Request(scope), 500, "INTERNAL_ERROR", detail)(scope, receive, tagged)
         finally:
             self._account(scope, status, time.perf_counter() - started)
             telemetry.request_id.reset(reset)
