@@ -343,6 +343,23 @@ def test_finished_oneshot_counts_as_done(converger):
     assert made.converge()["changed"]
 
 
+def test_unit_skipped_by_its_conditions_is_warned_of_and_changes_nothing(converger):
+    skipped = {"ActiveState": "inactive", "ConditionResult": "no", "ConditionTimestamp": "Fri 2026-11-20 23:58:21 UTC"}
+    made = converger({**RUNNING, **skipped, "InvocationID": ""})
+    warnings = []
+    made.module.warn = warnings.append
+    start = made.systemctl
+
+    def skips(*arguments):
+        out = start(*arguments)
+        made.shown["ActiveState"] = "inactive"
+        return out
+
+    made.systemctl = skips
+    assert not made.converge()["changed"]
+    assert "Condition= of its unit file" in warnings[0]
+
+
 def test_change_during_the_start_is_not_taken_as_read(unit):
     before = {"/a": unit.Stamp(10, "old"), "/b": unit.Stamp(10, "same")}
     after = {"/a": unit.Stamp(50, "new"), "/b": unit.Stamp(10, "same")}

@@ -19,6 +19,7 @@ description:
   - What a unit had read when this module last looked is kept under C(/run/trading-units), which makes the judgement
     independent of clock steps. Without that record, times are compared with the unit's start.
   - Do not list files that the service itself rewrites while it runs.
+  - A unit that systemd skips because a C(Condition=) of it is not met on this host is warned of, and is no failure.
 options:
   name:
     description: The units, in the order in which they are handled. C(.service) is added to a name without a suffix.
@@ -161,6 +162,8 @@ PROPERTIES = (
     "ExecMainStatus",
     "InactiveExitTimestamp",
     "ActiveEnterTimestamp",
+    "ConditionResult",
+    "ConditionTimestamp",
 )
 # Drop-ins that `systemctl set-property` writes are in force as soon as they are written.
 LIVE_DROPINS = ("/etc/systemd/system.control/", "/run/systemd/system.control/")
@@ -195,6 +198,7 @@ class Unit:
     failed: bool
     enabled: bool
     enablement: str
+    skipped: bool
     needs_daemon_reload: bool
     can_reload: bool
     kind: str
@@ -257,6 +261,7 @@ def unit_from(name: str, shown: dict[str, str]) -> Unit:
         failed=state == "failed",
         enabled=enablement in ("enabled", "enabled-runtime", "alias", "static", "generated", "transient", "indirect"),
         enablement=enablement,
+        skipped=shown.get("ConditionResult") == "no" and nanoseconds(shown.get("ConditionTimestamp", "")) > 0,
         needs_daemon_reload=shown.get("NeedDaemonReload") == "yes",
         can_reload=shown.get("CanReload") == "yes",
         kind=shown.get("Type", ""),
@@ -485,7 +490,7 @@ class Converger:
             actions.append("mask")
         if state == "restarted" or (state == "started" and need.restart_because):
             actions.append("restart" if unit.active else "start")
-        elif state == "started" and not unit.active:
+        elif state == "started" and not unit.active and not (unit.skipped and self.module.check_mode):
             actions.append("start")
         elif state == "started" and need.reload_because:
             actions.append("reload" if unit.can_reload else "restart")
@@ -533,6 +538,12 @@ class Converger:
                     unit = self.confirmed(unit)
             except UnitError as error:
                 raise UnitError(self.explained(unit.name, action, str(error))) from error
+        if unit.skipped and not unit.active and "start" in need.actions:
+            need.actions.remove("start")  # systemd looked at the unit's conditions again and did nothing
+            self.module.warn(
+                f"{unit.name} does not run here: a Condition= of its unit file is not met on this host "
+                f"(systemctl status {unit.name} names it)"
+            )
         if need.wish.state in ("started", "restarted") and unit.active and unit.invocation:
             self.remember(need, unit)
 
@@ -543,7 +554,7 @@ class Converger:
             time.sleep(UNSUPERVISED_START[now.kind])
             now = self.show([unit.name])[0]
         done = now.kind == "oneshot" and not now.failed and not now.activating
-        if not (now.active or done):
+        if not (now.active or done or (now.skipped and not now.failed)):
             raise UnitError(f"it is not active afterwards (result: {now.result}, exit status: {now.exit_status})")
         return now
 
