@@ -76,9 +76,21 @@ class Endpoint(Section):
 
 
 class MarketDataSettings(Section):
-    """Which feed runs and what it feeds."""
+    """The live feed, the candles built from it, and where files to replay are looked for.
 
-    instruments: list[str] = ["BTCUSDT", "ETHUSDT", "EURUSD", "XAUUSD", "SPY"]
+    A symbol has one feed: what the live feed produces cannot be replayed at the same time.
+    """
+
+    feed: Literal["synthetic", "none"] = "synthetic"
+    instruments: list[str] = ["BTCUSDT", "ETHUSDT"]
+    seed: Annotated[int, Field(ge=0)] = 1
+    prices: dict[str, Amount] = {}
+    quotes_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 4.0
+    trades_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 2.0
+    intervals_s: Annotated[list[Annotated[int, Field(ge=1, le=86_400)]], Field(min_length=1)] = [60, 300, 900, 3600]
+    history_s: Annotated[int, Field(ge=0, le=7 * 86_400)] = 7_200
+    stale_after_s: Seconds = 60.0
+    replay_directory: str | None = None
 
 
 class StrategySettings(Section):
