@@ -118,7 +118,7 @@ def _decide(options: argparse.Namespace) -> Lab:
 
 def _new(options: argparse.Namespace) -> Lab:
     teardown.clear_orphans()
-    number = state.free_number(options.name, {other.number for other in state.every()})
+    number = network.free_number(options.name, {other.number for other in state.every()})
     lab = Lab(options.name, number, options.topology or "single", options.release or "bookworm", "")
     network.check_free(lab.network, lab.bridge)
     state.save(lab)

@@ -157,5 +157,5 @@ def check_filesystem() -> None:
     if kind in ("overlayfs", "nfs", "tmpfs", "ramfs", "fuseblk"):
         raise LabError(
             f"{state.STATE} is on {kind}, which cannot carry the hosts' overlays; "
-            "needed: a local disk file system such as ext4 or xfs. Type: TRADING_LAB_STATE=/on/a/disk bin/lab up"
+            f"needed: a local disk file system such as ext4 or xfs. Type: mount --bind /a/directory/on/a/disk {state.STATE}"
         )

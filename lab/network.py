@@ -28,8 +28,22 @@ def check_free(network: str, bridge: str) -> None:
     taken = overlapping(network, bridge)
     if taken:
         raise LabError(
-            f"the lab needs {network}, but this machine already routes {taken}. Choose another range: TRADING_LAB_NETWORK=10.214 bin/lab up"
+            f"the lab needs {network}, but this machine already routes {taken}. "
+            "A lab with a name of its own takes the first range that is free: bin/lab up --name NAME"
         )
+
+
+def free_number(name: str, taken: set[int]) -> int:
+    """0 for the default lab, else the first number that no lab has and whose addresses nothing else uses."""
+    if name == state.DEFAULT:
+        return 0
+    for number in state.NUMBERS:
+        if number not in taken and not overlapping(state.network_of(number), f"{state.BRIDGE}{number}"):
+            return number
+    raise LabError(
+        f"each of the {len(state.NUMBERS)} address ranges for labs is taken; "
+        "`bin/lab status` lists the labs, `bin/lab down --name NAME` frees one"
+    )
 
 
 def up(lab: state.Lab) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from lab.report import LabError, say
 
-STATE = Path(os.environ.get("TRADING_LAB_STATE", "/var/lib/trading-lab"))
-CACHE = Path(os.environ.get("TRADING_LAB_CACHE", "/var/cache/trading-lab"))
-PREFIX = os.environ.get("TRADING_LAB_NETWORK", "10.213")
+STATE = Path("/var/lib/trading-lab")
+CACHE = Path("/var/cache/trading-lab")
+PREFIX = "10.213"
 _LOCKS = Path("/run/lock/trading-lab")
 REPO = Path(__file__).resolve().parent.parent
 
@@ -27,7 +27,7 @@ BRIDGE = "tlab"
 TOPOLOGIES = {"single": 1, "ha": 3}
 RELEASES = ("bookworm", "trixie")
 DEFAULT = "default"
-_LAST_NUMBER = 250
+NUMBERS = range(1, 251)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Lab:
 
     @property
     def network(self) -> str:
-        return f"{self.network_prefix}0/24"
+        return network_of(self.number)
 
     @property
     def gateway(self) -> str:
@@ -157,14 +157,9 @@ def save(lab: Lab) -> None:
     write(lab.directory / "lab.json", json.dumps(asdict(lab), indent=2) + "\n")
 
 
-def free_number(name: str, taken: set[int]) -> int:
-    """0 for the default lab, else the lowest number from 1 that no other lab has."""
-    if name == DEFAULT:
-        return 0
-    for number in range(1, _LAST_NUMBER + 1):
-        if number not in taken:
-            return number
-    raise LabError(f"all {_LAST_NUMBER} lab numbers are taken; `bin/lab status` lists them, `bin/lab down --name NAME` frees one")
+def network_of(number: int) -> str:
+    """The addresses of the lab with this number."""
+    return f"{PREFIX}.{number}.0/24"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Works from what the kernel shows, not from our notes alone, so that it also clea
 directory removed by hand left behind.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -38,9 +39,10 @@ def clear(bridge: str, network_range: str) -> None:
 def clear_orphans() -> None:
     """Remove what is left of labs whose directory is gone."""
     known = {lab.bridge for lab in state.every()}
-    present = set(network.bridges()) | {name for name in cgroup.names() if name.startswith(state.BRIDGE)}
+    ours = re.compile(rf"{state.BRIDGE}\d+")
+    present = {name for name in (*network.bridges(), *cgroup.names()) if ours.fullmatch(name)}
     for bridge in sorted(present - known):
-        clear(bridge, f"{state.PREFIX}.{bridge.removeprefix(state.BRIDGE)}.0/24")
+        clear(bridge, state.network_of(int(bridge.removeprefix(state.BRIDGE))))
         say(f"{bridge}: cleared what a lab without a directory had left")
 
 
