@@ -249,9 +249,7 @@ def run(module: AnsibleModule) -> dict:
     """Compare all, validate all, then change all; returns the module's result."""
     entries = module.params["files"]
     check_arguments(entries)
-    changes = [
-        (entry, differs) for entry in entries if (differs := difference(entry, tolerant=module.check_mode))
-    ]
+    changes = [(entry, differs) for entry in entries if (differs := difference(entry, tolerant=module.check_mode))]
     result = {"changed": bool(changes), "paths": [entry["path"] for entry, _ in changes]}
     if module._diff:
         result["diff"] = [shown(entry, differs) for entry, differs in changes]
