@@ -2,18 +2,19 @@
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import replace
+from typing import NoReturn
 
 from lab import cgroup, converge, faults, image, inventory, machine, network, package_cache, preflight, services, state, teardown
+from lab.commands import become
 from lab.report import LabError, say
 from lab.state import Lab
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit code: 0 done, 1 failed or refused, or what the command in the host returned."""
-    before, command = _split(sys.argv[1:] if arguments is None else arguments)
+    before, command = split(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(before)
     options.command = command
     try:
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """What is meant for us, and after the first `--` the command for the host, in which every option is its own."""
     if "--" not in arguments:
         return arguments, []
@@ -45,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
     up = verbs.add_parser("up", parents=[named], help="boot the hosts and converge them; what runs already is kept")
     up.add_argument("--topology", choices=tuple(state.TOPOLOGIES), help="one host or three (default: single, or what the lab has)")
-    up.add_argument("--release", choices=state.RELEASES, help="Debian release of the hosts (default: bookworm, or what the lab has)")
+    up.add_argument(
+        "--release", choices=state.RELEASES, help="Debian release of the hosts (default: bookworm, or what the lab has)"
+    )
     up.add_argument("--hosts-only", action="store_true", help="stop when the bare hosts can be logged in to")
     up.add_argument("--fresh", action="store_true", help="throw the lab's hosts away first")
     up.set_defaults(verb=_up)
@@ -73,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("host", metavar="HOST")
         one.set_defaults(verb=function)
 
-    cut = verbs.add_parser("partition", parents=[named], help="cut one host off from all others, or the named hosts from each other")
+    cut = verbs.add_parser(
+        "partition", parents=[named], help="cut one host off from all others, or the named hosts from each other"
+    )
     cut.add_argument("hosts", nargs="+", metavar="HOST")
     cut.add_argument("--one-way", action="store_true", help="lose only what the first host sends")
     cut.set_defaults(verb=_partition)
@@ -110,7 +115,8 @@ def _decide(options: argparse.Namespace) -> Lab:
             has = getattr(lab, what)
             if wanted != has and not options.fresh:
                 raise LabError(
-                    f"lab {lab.name} has {what} {has}, not {wanted}; `bin/lab up --fresh --{what} {wanted}` makes it anew "
+                    f"lab {lab.name} has {what} {has}, not {wanted}; "
+                    f"`bin/lab up --name {lab.name} --fresh --{what} {wanted}` makes it anew "
                     "and throws its hosts away"
                 )
         return lab
@@ -220,20 +226,18 @@ def _facts(lab: Lab) -> dict[str, object]:
     }
 
 
-def _ssh(options: argparse.Namespace) -> int:
+def _ssh(options: argparse.Namespace) -> NoReturn:
     lab = state.get(options.name)
     host = lab.host(options.host)
-    command = [*machine.ssh_command(lab, host), *options.command]
-    os.execvp(command[0], command)
+    become([*machine.ssh_command(lab, host), *options.command])
 
 
-def _exec(options: argparse.Namespace) -> int:
+def _exec(options: argparse.Namespace) -> NoReturn:
     lab = state.get(options.name)
     host = lab.host(options.host)
     if not options.command:
         raise LabError(f"nothing to run; type: bin/lab exec {host.name} -- COMMAND, or bin/lab ssh {host.name}")
-    command = [*machine.enter_command(lab, host), *options.command]
-    os.execvp(command[0], command)
+    become([*machine.enter_command(lab, host), *options.command])
 
 
 def _kill(options: argparse.Namespace) -> int:

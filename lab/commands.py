@@ -3,8 +3,10 @@
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from lab.report import LabError
 
@@ -32,6 +34,12 @@ def succeeds(command: Sequence[str], *, timeout: float = 60) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Replace this process: signals, terminal and exit code are the other program's."""
+    sys.stdout.flush()
+    os.execvp(command[0], command)  # noqa: S606 - no shell is wanted: the words are the program's as they are
 
 
 def inside(cgroups: Sequence[Path], command: Sequence[str]) -> list[str]:

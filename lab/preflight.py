@@ -28,6 +28,11 @@ def check_room(lab: Lab) -> None:
     network.check_free(lab.network, lab.bridge)
     if any(cgroup.running(lab.cgroup(host.name)) for host in lab.hosts):
         return
+    check_space(lab)
+
+
+def check_space(lab: Lab) -> None:
+    """Raises LabError when disk or memory is too small for the topology."""
     _compare("disk space under " + str(state.STATE), shutil.disk_usage(state.STATE).free, _DISK_PER_TOPOLOGY[lab.topology], lab)
     _compare("available memory", available_memory(Path("/proc/meminfo").read_text()), _MEMORY_PER_TOPOLOGY[lab.topology], lab)
 
