@@ -16,6 +16,7 @@ from lab.report import LabError
 
 _MOUNT = Path("/sys/fs/cgroup")
 _TOP = "trading-lab"
+_CONTROLLERS = {"cpu", "io", "memory", "pids"}
 _V1_SYSTEMD = _MOUNT / "systemd"
 _V1_UNIFIED = _MOUNT / "unified"
 
@@ -61,13 +62,13 @@ def create(name: str) -> list[Path]:
 
 def _enable_controllers(tree: Path, name: str) -> None:
     """Let hosts limit memory, processor and tasks; where version 1 holds the controllers there are none to give."""
-    for ancestor in [tree, *((tree / _TOP / name).relative_to(tree).parents)][:-1]:
-        directory = tree / ancestor
-        for controller in (directory / "cgroup.controllers").read_text().split():
-            try:
-                (directory / "cgroup.subtree_control").write_text(f"+{controller}")
-            except OSError:
-                continue
+    directory = tree
+    for part in ("", _TOP, *Path(name).parts[:-1]):
+        directory /= part
+        offered = set((directory / "cgroup.controllers").read_text().split())
+        enabled = set((directory / "cgroup.subtree_control").read_text().split())
+        for controller in sorted(offered & _CONTROLLERS - enabled):
+            (directory / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def _path(name: str) -> Path:

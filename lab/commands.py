@@ -39,7 +39,7 @@ def succeeds(command: Sequence[str], *, timeout: float = 60) -> bool:
 def become(command: Sequence[str]) -> NoReturn:
     """Replace this process: signals, terminal and exit code are the other program's."""
     sys.stdout.flush()
-    os.execvp(command[0], command)  # noqa: S606 - no shell is wanted: the words are the program's as they are
+    os.execvp(command[0], list(command))  # noqa: S606 - no shell is wanted: the words are the program's as they are
 
 
 def inside(cgroups: Sequence[Path], command: Sequence[str]) -> list[str]:
