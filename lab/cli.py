@@ -123,6 +123,7 @@ def _decide(options: argparse.Namespace) -> Lab:
 
 
 def _new(options: argparse.Namespace) -> Lab:
+    teardown.forget(options.name)
     teardown.clear_orphans()
     number = network.free_number(options.name, {other.number for other in state.every()})
     lab = Lab(options.name, number, options.topology or "single", options.release or "bookworm", "")
@@ -144,6 +145,11 @@ def _with_image(lab: Lab) -> Lab:
     package_cache.ensure()
     if lab.image and image.path(lab.image).is_dir():
         return lab
+    if any(host.directory.exists() for host in lab.hosts):
+        raise LabError(
+            f"the hosts of lab {lab.name} are layers above the image {lab.image}, which is gone; "
+            f"`bin/lab up --name {lab.name} --fresh` makes them anew"
+        )
     lab = replace(lab, image=image.ensure(lab.release))
     state.save(lab)
     return lab
@@ -186,13 +192,15 @@ def _remove(name: str) -> None:
     try:
         lab = state.find(name)
     except LabError:
+        lab = None
+    if lab is not None:
+        teardown.remove(lab)
+        say(f"lab {name}: removed, nothing left")
+    elif name in state.names():
         teardown.forget(name)
-        return
-    if lab is None:
+        say(f"lab {name}: removed, though it could not be read")
+    else:
         say(f"lab {name}: not there")
-        return
-    teardown.remove(lab)
-    say(f"lab {name}: removed, nothing left")
 
 
 def _status(options: argparse.Namespace) -> int:

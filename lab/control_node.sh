@@ -27,10 +27,11 @@ control_node_packages() {
 
 # Installs under a policy that forbids package scripts to start services; the machine's own policy, if any, is put back.
 control_node_install() {
-  local policy=/usr/sbin/policy-rc.d log
+  local policy=/usr/sbin/policy-rc.d log unit
   log=$(mktemp)
-  if [[ ! -e $policy ]]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
+  # One with our mark is left from a run that was killed here.
+  if [[ ! -e $policy ]] || grep -q 'control node: until' "$policy"; then
+    printf '#!/bin/sh\n# control node: until its packages are installed, no service is started\nexit 101\n' >"$policy"
     chmod 755 "$policy"
     # shellcheck disable=SC2064 # the path is meant now, not when the trap runs
     trap "rm -f '$policy'" EXIT
@@ -47,7 +48,7 @@ control_node_install() {
   # The lab runs its own private instances; the packages' services stay off after the next boot, too.
   for unit in apt-cacher-ng pebble; do
     if [[ " $* " == *" $unit "* ]] && [[ -e /lib/systemd/system/$unit.service ]]; then
-      systemctl --quiet --root=/ disable "$unit.service" || true
+      systemctl --quiet --root=/ disable "$unit.service"
     fi
   done
 }

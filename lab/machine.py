@@ -4,6 +4,7 @@ A host runs when its cgroup is populated; its first process (the guest's systemd
 """
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -161,13 +162,21 @@ def wait_until_up(lab: Lab, host: Host, *, deadline: float = BOOT_DEADLINE) -> N
         if not running(lab, host):
             raise LabError(f"{host.name} went off while booting; {_console(host)}")
         time.sleep(0.1)
-    raise LabError(f"{host.name} cannot be logged in to {deadline:.0f} s after power on; {_console(host)}")
+    raise LabError(f"{host.name} cannot be logged in to after {deadline:.0f} s: {_why_no_login(lab, host)}; {_console(host)}")
+
+
+def _why_no_login(lab: Lab, host: Host) -> str:
+    try:
+        run([*ssh_command(lab, host), "true"], timeout=10)
+    except LabError as error:
+        return str(error)
+    return "it answers now"
 
 
 def _console(host: Host) -> str:
     log = host.directory / "console.log"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    return f"the end of {log}:\n{tail}"
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", log.read_text(errors="replace"))
+    return "\n  ".join([f"the end of {log}:", *[line for line in text.splitlines() if line.strip()][-12:]])
 
 
 def _ssh_answers(host: Host) -> bool:

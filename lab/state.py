@@ -143,7 +143,7 @@ def get(name: str) -> Lab:
 
 def names() -> list[str]:
     """The names of all labs on this machine, readable or not."""
-    return sorted(file.parent.name for file in (STATE / "labs").glob("*/lab.json"))
+    return sorted(directory.name for directory in (STATE / "labs").glob("*"))
 
 
 def every() -> list[Lab]:

@@ -47,11 +47,12 @@ def clear_orphans() -> None:
 
 
 def forget(name: str) -> None:
-    """Remove the directory of a lab whose lab.json cannot be read, with the mounts below it."""
+    """Remove the directory of a lab that nothing is known about any more, with the mounts below it."""
     directory = state.STATE / "labs" / name
     for where in _mounts_below(directory):
         run(["umount", "--lazy", where])
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        run(["rm", "--recursive", "--force", "--one-file-system", str(directory)], timeout=300)
 
 
 def leftovers(lab: Lab) -> list[str]:
