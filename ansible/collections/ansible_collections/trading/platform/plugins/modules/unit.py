@@ -131,6 +131,7 @@ units:
 """
 
 import calendar
+import glob
 import hashlib
 import json
 import os
@@ -167,6 +168,14 @@ PROPERTIES = (
 )
 # Drop-ins that `systemctl set-property` writes are in force as soon as they are written.
 LIVE_DROPINS = ("/etc/systemd/system.control/", "/run/systemd/system.control/")
+# Where unit files come from, the most important first.
+UNIT_DIRECTORIES = (
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
 SUFFIXES = ("service", "socket", "timer", "target", "path", "mount", "automount", "slice", "swap", "scope", "device")
 
 
@@ -199,6 +208,7 @@ class Unit:
     enabled: bool
     enablement: str
     skipped: bool
+    said_reload: bool
     needs_daemon_reload: bool
     can_reload: bool
     kind: str
@@ -252,9 +262,12 @@ def unit_from(name: str, shown: dict[str, str]) -> Unit:
         or nanoseconds(shown.get("ActiveEnterTimestamp", ""))
     )
     masked = shown.get("LoadState") == "masked"
+    exists = shown.get("LoadState", "not-found") != "not-found"
+    files = [] if masked else [path for path in [fragment, *dropins] if path]
+    said_reload = shown.get("NeedDaemonReload") == "yes"
     return Unit(
         name=name,
-        exists=shown.get("LoadState", "not-found") != "not-found",
+        exists=exists,
         masked=masked,
         active=state in ("active", "reloading", "refreshing"),
         activating=state == "activating",
@@ -262,15 +275,61 @@ def unit_from(name: str, shown: dict[str, str]) -> Unit:
         enabled=enablement in ("enabled", "enabled-runtime", "alias", "static", "generated", "transient", "indirect"),
         enablement=enablement,
         skipped=shown.get("ConditionResult") == "no" and nanoseconds(shown.get("ConditionTimestamp", "")) > 0,
-        needs_daemon_reload=shown.get("NeedDaemonReload") == "yes",
+        said_reload=said_reload,
+        needs_daemon_reload=said_reload or (exists and not masked and bool(unread_unit_files(name, files))),
         can_reload=shown.get("CanReload") == "yes",
         kind=shown.get("Type", ""),
         result=shown.get("Result", ""),
         exit_status=shown.get("ExecMainStatus", ""),
         invocation=shown.get("InvocationID", ""),
         started_at=started,
-        files=[] if masked else [path for path in [fragment, *dropins] if path],
+        files=files,
     )
+
+
+def has_unread_dropin(name: str, known: list[str], directory: str = "/etc/systemd/system") -> bool:
+    """Whether systemd has not noticed a drop-in: it says NeedDaemonReload=no for one whose directory is new to it."""
+    stem, at, rest = name.partition("@")
+    folders = [f"{name}.d"] + ([f"{stem}@.{rest.rpartition('.')[2]}.d"] if at else [])
+    paths = [path for folder in folders for path in glob.glob(os.path.join(directory, folder, "*.conf"))]
+    return any(path not in known and os.path.getsize(path) > 0 for path in paths if os.path.isfile(path))
+
+
+def dropin_directories(name: str) -> list[str]:
+    """Names of the directories whose drop-ins hold for a unit: its own, its template's, its prefixes' and its type's."""
+    stem, _, suffix = name.rpartition(".")
+    template, at, instance = stem.partition("@")
+    stems = [f"{template}@{instance}", f"{template}@"] if at and instance else [stem]
+    for position, character in enumerate(template):
+        if character == "-":
+            stems.append(template[: position + 1])
+    return [f"{one}.{suffix}.d" for one in stems] + [f"{suffix}.d"]
+
+
+def unread_unit_files(name: str, files: list[str]) -> list[str]:
+    """Unit files and drop-ins on disk that are not among those systemd has read (`files`).
+
+    systemd's own answer (NeedDaemonReload) overlooks a drop-in directory or an overriding unit file that is new since it
+    last read its directories.
+    """
+    template, at, rest = name.partition("@")
+    names = [name, f"{template}@.{rest.rpartition('.')[2]}"] if at else [name]
+    wanted: dict[str, str] = {}
+    for directory in UNIT_DIRECTORIES:
+        for fragment in names:
+            path = os.path.join(directory, fragment)
+            if os.path.isfile(path):
+                wanted.setdefault("fragment", path)
+        for subdirectory in dropin_directories(name):
+            try:
+                entries = sorted(os.listdir(os.path.join(directory, subdirectory)))
+            except OSError:
+                continue
+            for entry in entries:
+                if entry.endswith(".conf"):
+                    wanted.setdefault(entry, os.path.join(directory, subdirectory, entry))
+    read = {os.path.realpath(path) for path in files}
+    return [path for path in wanted.values() if os.path.realpath(path) not in read and os.path.isfile(path)]
 
 
 # Reading files -------------------------------------------------------------------------------------------------------
@@ -446,7 +505,10 @@ class Converger:
         blocks = parse_show(shown)
         if len(blocks) != len(names):
             raise UnitError(f"systemctl showed {len(blocks)} units where {len(names)} were asked: {', '.join(names)}")
-        return [unit_from(name, block) for name, block in zip(names, blocks)]
+        units = [unit_from(name, block) for name, block in zip(names, blocks)]
+        for unit, block in zip(units, blocks):
+            unit.needs_daemon_reload |= unit.exists and has_unread_dropin(unit.name, block.get("DropInPaths", "").split())
+        return units
 
     def look(self) -> list[Unit]:
         """The units as they are, after systemd has read changed unit files (in check mode: without)."""
@@ -455,8 +517,10 @@ class Converger:
             return units
         if any(unit.needs_daemon_reload or not unit.exists for unit in units):
             self.systemctl("daemon-reload")
-            self.daemon_reloaded = {unit.name for unit in units if unit.needs_daemon_reload}
-            units = self.show(self.names)
+            before, units = units, self.show(self.names)
+            self.daemon_reloaded = {
+                new.name for old, new in zip(before, units) if old.said_reload or (old.exists and old.files != new.files)
+            }
         return units
 
     def judge(self, wish: Wish, unit: Unit) -> Need:
@@ -478,7 +542,7 @@ class Converger:
         actions: list[str] = []
         if state == "inspected":
             return []
-        if unit.needs_daemon_reload or unit.name in self.daemon_reloaded:
+        if unit.name in self.daemon_reloaded or (self.module.check_mode and unit.needs_daemon_reload):
             actions.append("daemon-reload")
         if wish.masked is False and unit.masked:
             actions.append("unmask")
