@@ -41,6 +41,7 @@ ASKED = {
 def converger(unit, tmp_path, monkeypatch):
     """A converger over a fake systemd; `.calls` are the systemctl calls that change something."""
     monkeypatch.setattr(unit, "RECORDS", str(tmp_path / "records"))
+    monkeypatch.setattr(unit, "UNIT_DIRECTORIES", ())  # this machine's own units are not the test's
     monkeypatch.setattr(unit.time, "sleep", lambda _: None)
 
     def make(shown=RUNNING, check_mode=False, **asked):
@@ -341,6 +342,57 @@ def test_finished_oneshot_counts_as_done(converger):
 
     made.systemctl = finishes
     assert made.converge()["changed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "directories"),
+    [
+        ("redis.service", ["redis.service.d", "service.d"]),
+        ("trading-md.service", ["trading-md.service.d", "trading-.service.d", "service.d"]),
+        ("pg@15.service", ["pg@15.service.d", "pg@.service.d", "service.d"]),
+    ],
+)
+def test_dropins_come_from_the_units_own_template_prefix_and_type_directories(unit, name, directories):
+    assert unit.dropin_directories(name) == directories
+
+
+@pytest.fixture
+def unit_directories(unit, tmp_path, monkeypatch):
+    """An empty /etc and /lib of units."""
+    directories = tmp_path / "etc", tmp_path / "lib"
+    for directory in directories:
+        directory.mkdir()
+    monkeypatch.setattr(unit, "UNIT_DIRECTORIES", tuple(map(str, directories)))
+    return directories
+
+
+def test_dropin_that_systemd_overlooked_is_unread(unit, unit_directories):
+    etc, lib = unit_directories
+    (lib / "a.service").write_text("[Service]")
+    (etc / "a.service.d").mkdir()
+    (etc / "a.service.d" / "x.conf").write_text("[Unit]")
+    assert unit.unread_unit_files("a.service", [str(lib / "a.service")]) == [str(etc / "a.service.d" / "x.conf")]
+
+
+def test_overriding_unit_file_is_unread_and_the_overridden_is_not(unit, unit_directories):
+    etc, lib = unit_directories
+    for directory in (etc, lib):
+        (directory / "a.service").write_text("[Service]")
+    assert unit.unread_unit_files("a.service", [str(lib / "a.service")]) == [str(etc / "a.service")]
+    assert unit.unread_unit_files("a.service", [str(etc / "a.service")]) == []
+
+
+def test_unit_file_of_an_instance_is_its_templates(unit, unit_directories):
+    _, lib = unit_directories
+    (lib / "pg@.service").write_text("[Service]")
+    assert unit.unread_unit_files("pg@15.service", [str(lib / "pg@.service")]) == []
+
+
+def test_masked_dropin_is_not_unread(unit, unit_directories):
+    etc, _ = unit_directories
+    (etc / "a.service.d").mkdir()
+    (etc / "a.service.d" / "x.conf").symlink_to("/dev/null")
+    assert unit.unread_unit_files("a.service", []) == []
 
 
 def test_unit_skipped_by_its_conditions_is_warned_of_and_changes_nothing(converger):
