@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -140,6 +142,14 @@ def _routes(service: Service, market: MarketData, settings: Settings) -> None:
                 "source": candle.source,
             }
             for candle in await market.store.history(known.id, interval, first, last, limit)
+        ]
+
+    @app.get("/instruments", tags=["market data"])
+    async def instrument_list() -> list[dict[str, Any]]:
+        """Every instrument: what symbols there are, and at which scales and steps they are priced. Decimals are text."""
+        return [
+            {name: money.text(value) if isinstance(value, Decimal) else value for name, value in asdict(known).items()}
+            for known in await market.catalogue()
         ]
 
     @app.post("/replays", status_code=202, tags=["replay"])

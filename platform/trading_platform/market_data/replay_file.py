@@ -253,35 +253,26 @@ class _CsvSource:
         line = head.decode("utf-8-sig", errors="replace").splitlines()[0]
         self.columns = [name.strip().strip('"') for name in line.split(",")]
         self._file = file
-        self._torn: list[Any] = []
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        reader = pa.csv.open_csv(
-            self._file,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=self.columns, skip_rows=1),
-            parse_options=pa.csv.ParseOptions(invalid_row_handler=self._remember_torn),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={name: pa.string() for name in self.columns},
-                include_columns=list(columns),
-                strings_can_be_null=False,
-            ),
-        )
-        for batch in reader:
-            self._refuse_torn()
-            yield batch
-        self._refuse_torn()
-
-    def _remember_torn(self, row: Any) -> Literal["skip", "error"]:
-        self._torn.append(row)
-        return "skip"
-
-    def _refuse_torn(self) -> None:
-        if self._torn:
-            row = self._torn[0]
-            at = f"row {row.number - 1:,}" if row.number else "a row"
-            raise ReplayRefused(
-                f"{at}: expected {row.expected_columns} values, found {row.actual_columns} ({row.text[:60]!r}); {NOTHING_LOADED}"
+        try:
+            yield from pa.csv.open_csv(
+                self._file,
+                read_options=pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=self.columns, skip_rows=1),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types={name: pa.string() for name in self.columns},
+                    include_columns=list(columns),
+                    strings_can_be_null=False,
+                ),
             )
+        except pa.ArrowInvalid as error:
+            if torn := _TORN.search(str(error)):
+                line, wanted, got = (int(number) for number in torn.groups())
+                raise ReplayRefused(f"row {line - 1:,}: expected {wanted} values, found {got}; {NOTHING_LOADED}") from None
+            raise
+
+
+_TORN: Final = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 
 
 def _typed(source: _ParquetSource | _CsvSource, shape: _Shape, catalogue: Catalogue) -> Iterator[_Block]:
