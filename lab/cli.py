@@ -127,7 +127,7 @@ def _new(options: argparse.Namespace) -> Lab:
     teardown.clear_orphans()
     number = network.free_number(options.name, {other.number for other in state.every()})
     lab = Lab(options.name, number, options.topology or "single", options.release or "bookworm", "")
-    network.check_free(lab.network, lab.bridge)
+    preflight.check_room(lab)
     state.save(lab)
     return lab
 

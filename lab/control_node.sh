@@ -69,8 +69,11 @@ control_node_environment() {
     # A bare environment first, then the pinned uv, which fetches the rest in parallel: every file by its hash.
     [[ -x $venv/bin/pip ]] || /usr/bin/python3 -m venv --clear "$venv"
     awk '/^uv==/ { inside = 1 } inside { print } inside && !/\\$/ { exit }' "$lock" >"$venv/uv.txt"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$venv/uv.txt"
-    VIRTUAL_ENV=$venv "$venv/bin/uv" pip sync --quiet --require-hashes "$lock"
+    if ! "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "$venv/uv.txt" ||
+      ! VIRTUAL_ENV=$venv "$venv/bin/uv" pip sync --quiet --require-hashes "$lock"; then
+      echo "control node: could not fetch what requirements.txt names (see above); the same command goes on from here" >&2
+      exit 1
+    fi
     printf '%s' "$wanted" >"$venv/.made-from"
   )
 }
