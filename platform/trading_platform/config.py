@@ -93,13 +93,30 @@ class MarketDataSettings(Section):
     replay_directory: str | None = None
 
 
+class GatewaySettings(Section):
+    """The public side: how long tokens live and what a caller may ask of us."""
+
+    access_token_s: Annotated[int, Field(ge=60, le=86_400)] = 3_600
+    admin_token_s: Annotated[int, Field(ge=60, le=3_600)] = 900
+    max_body_bytes: Annotated[int, Field(ge=1_024, le=16 << 20)] = 256 << 10
+    upstream_timeout_s: Seconds = 5.0
+    websocket_clients: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+
+
+class HealthSettings(Section):
+    """How the health service watches: a part is down after `failures` checks in a row have failed."""
+
+    interval_s: Seconds = 10.0
+    failures: Annotated[int, Field(ge=1, le=100)] = 3
+
+
 class StrategySettings(Section):
     """Trend following on closed candles: Donchian breakout in the direction of an exponential average."""
 
     name: str = "donchian-trend"
     version: str = "1"
     account: str = "paper"
-    instruments: list[str] = ["BTCUSDT"]
+    instruments: list[str] = ["BTCUSDT", "BTCUSD-PERP"]
     interval_s: Annotated[int, Field(ge=1)] = 60
     channel: Annotated[int, Field(ge=2, le=10_000)] = 20
     exit_channel: Annotated[int, Field(ge=2, le=10_000)] = 10
@@ -153,6 +170,8 @@ class Settings(Section):
     services: dict[str, Endpoint]
     leases: LeaseSettings = LeaseSettings()
     market_data: MarketDataSettings = MarketDataSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    health: HealthSettings = HealthSettings()
     strategy: StrategySettings = StrategySettings()
     risk: RiskSettings = RiskSettings()
     engine: EngineSettings = EngineSettings()
