@@ -236,7 +236,7 @@ def install_dependencies(lock: Path, target: Target, packages: Path, uv: str) ->
         "--link-mode", "copy", "--target", str(packages), "--requirements", str(lock),
     ]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     except FileNotFoundError as error:
         raise BuildError(f"{uv} is not there: install the control node's requirements.txt, or name it by --uv") from error
     except subprocess.TimeoutExpired as error:
@@ -266,9 +266,7 @@ def place(source: Path, target: Path) -> None:
 
 def stamp(module: Path, version: str) -> None:
     """Make the package say which release it is."""
-    text, count = re.subn(
-        r"^__version__ = .*$", f'__version__ = "{version}"', module.read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
+    text, count = re.subn(r"^__version__ = .*$", f'__version__ = "{version}"', module.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if count != 1:
         raise BuildError(f"{module}: expected one line __version__ = …, found {count}")
     module.write_text(text, encoding="utf-8")

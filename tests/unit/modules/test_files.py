@@ -97,7 +97,7 @@ def test_check_mode_does_not_need_the_user_that_the_run_would_make(tmp_path: Pat
     (tmp_path / "f").write_text("x")
     entry = {"path": str(tmp_path / "f"), "content": "x", "owner": "nobody-has-this-name"}
     assert run([entry], check_mode=True)["changed"]
-    with pytest.raises(files.Refused, match="no such user or group: .*nobody-has-this-name"):
+    with pytest.raises(files.Refused, match=r"no such user or group: .*nobody-has-this-name"):
         run([entry])
 
 
@@ -122,8 +122,8 @@ def test_links_are_replaced_and_files_removed(tmp_path: Path) -> None:
     ("entry", "words"),
     [
         ({"path": "relative", "content": "x"}, "absolute path"),
-        ({"path": "/tmp/x"}, "needs its content"),  # noqa: S108
-        ({"path": "/tmp/x", "state": "link"}, "needs its target"),  # noqa: S108
+        ({"path": "/tmp/x"}, "needs its content"),
+        ({"path": "/tmp/x", "state": "link"}, "needs its target"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(entry: dict, words: str) -> None:

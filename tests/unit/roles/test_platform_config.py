@@ -80,7 +80,9 @@ def test_the_services_accept_what_is_rendered(inventory: str, sentinels: int, tm
 
 
 def test_nothing_secret_is_in_the_file() -> None:
-    secrets = {name: f"S3CRET-{name}" for name in yaml.safe_load((ROLE / "defaults/main.yml").read_text()) if re.search("password|key", name)}
+    secrets = {
+        name: f"S3CRET-{name}" for name in yaml.safe_load((ROLE / "defaults/main.yml").read_text()) if re.search("password|key", name)
+    }
     assert len(secrets) == 7
     assert "S3CRET" not in rendered(templar("lab_single", "lab1", **secrets), "platform.yaml.j2")
 
@@ -102,9 +104,7 @@ def test_memory_of_a_service_follows_the_hosts_within_bounds(memory: int, servic
 
 def test_backoff_is_written_only_where_systemd_knows_it() -> None:
     old = rendered(templar("lab_single", "lab1"), "host.conf.j2")
-    new = rendered(
-        templar("lab_single", "lab1", ansible_facts={"memtotal_mb": 24000, "distribution_major_version": "13"}), "host.conf.j2"
-    )
+    new = rendered(templar("lab_single", "lab1", ansible_facts={"memtotal_mb": 24000, "distribution_major_version": "13"}), "host.conf.j2")
     assert "RestartSteps" not in old
     assert "RestartSteps=6" in new
     assert "IPAddressAllow=10.213.0.0/24" in new

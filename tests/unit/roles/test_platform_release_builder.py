@@ -25,7 +25,8 @@ echo header > "$target/numpy/include/x.h"; echo script > "$target/bin/f2py"
 @pytest.fixture(scope="module")
 def builder() -> ModuleType:
     spec = importlib.util.spec_from_file_location("platform_release_builder", BUILDER)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -123,9 +124,7 @@ def test_what_is_not_shipped_does_not_change_the_name(builder, project, uv, tmp_
 
 def test_python_and_architecture_are_part_of_the_name(builder, project) -> None:
     names = {
-        builder.describe(project, builder.Target(python, machine)).id
-        for python in ("3.11", "3.13")
-        for machine in ("x86_64", "aarch64")
+        builder.describe(project, builder.Target(python, machine)).id for python in ("3.11", "3.13") for machine in ("x86_64", "aarch64")
     }
     assert len(names) == 4
 

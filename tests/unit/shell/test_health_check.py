@@ -41,9 +41,7 @@ def probe(directory: Path) -> Probe:
 def check(directory: Path) -> Check:
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": os.environ["PATH"], "TRADING_HEALTH_DIRECTORY": str(directory), **variables}
-        return subprocess.run(
-            [HEALTH_CHECK, *arguments], capture_output=True, text=True, env=environment, timeout=60, check=False
-        )
+        return subprocess.run([HEALTH_CHECK, *arguments], capture_output=True, text=True, env=environment, timeout=60, check=False)
 
     return run
 
@@ -142,7 +140,7 @@ def test_what_a_probe_reported_before_it_crashed_still_counts(probe: Probe, chec
 
 
 def test_a_flood_of_output_is_cut(probe: Probe, check: Check) -> None:
-    probe("10-flood", "yes \"$(report ok part detail)\" | head -n 100000")
+    probe("10-flood", 'yes "$(report ok part detail)" | head -n 100000')
     done = check("--json")
     assert len(json.loads(done.stdout)["parts"]) == 200
 
@@ -228,4 +226,4 @@ def test_without_root_and_sudo_it_says_who_may() -> None:
 def test_it_leaves_no_files_behind(probe: Probe, check: Check) -> None:
     probe("10-good", "report ok part fine")
     check()
-    assert not [path for place in ("/run", "/dev/shm") for path in Path(place).glob("health-check.*")]  # noqa: S108
+    assert not [path for place in ("/run", "/dev/shm") for path in Path(place).glob("health-check.*")]

@@ -157,9 +157,7 @@ class Releases:
     def activate(self, identifier: str) -> None:
         """One rename: whoever opens `current` sees the old release or the new one."""
         if identifier not in self.installed():
-            raise ReleaseError(
-                f"{identifier} is not installed in {self.directory}; there are: {', '.join(self.installed()) or 'none'}"
-            )
+            raise ReleaseError(f"{identifier} is not installed in {self.directory}; there are: {', '.join(self.installed()) or 'none'}")
         link(os.path.join("releases", identifier), os.path.join(self.root, "current"))
         link(os.path.join("current", "venv"), os.path.join(self.root, "venv"))
 
@@ -218,7 +216,7 @@ def prepare(tree: str) -> None:
             path = os.path.join(parent, name)
             if not os.path.islink(path):
                 os.chmod(path, 0o555 if os.path.isdir(path) or os.stat(path).st_mode & 0o100 else 0o444)
-    os.chmod(tree, 0o755)
+    os.chmod(tree, 0o555)
 
 
 def run(command: list[str]) -> None:
