@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = verbs.add_parser("up", parents=[named], help="boot the hosts and converge them; what runs already is kept")
     up.add_argument("--topology", choices=tuple(state.TOPOLOGIES), help="one host or three (default: single, or what the lab has)")
-    up.add_argument(
-        "--release", choices=state.RELEASES, help="Debian release of the hosts (default: bookworm, or what the lab has)"
-    )
+    up.add_argument("--release", choices=state.RELEASES, help="Debian release of the hosts (default: bookworm, or what the lab has)")
     up.add_argument("--hosts-only", action="store_true", help="stop when the bare hosts can be logged in to")
     up.add_argument("--fresh", action="store_true", help="throw the lab's hosts away first")
     up.set_defaults(verb=_up)
@@ -76,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("host", metavar="HOST")
         one.set_defaults(verb=function)
 
-    cut = verbs.add_parser(
-        "partition", parents=[named], help="cut one host off from all others, or the named hosts from each other"
-    )
+    cut = verbs.add_parser("partition", parents=[named], help="cut one host off from all others, or the named hosts from each other")
     cut.add_argument("hosts", nargs="+", metavar="HOST")
     cut.add_argument("--one-way", action="store_true", help="lose only what the first host sends")
     cut.set_defaults(verb=_partition)
@@ -177,15 +173,22 @@ def _down(options: argparse.Namespace) -> int:
         if not state.names():
             package_cache.stop()
             cgroup.remove_top()
-            if options.purge:
-                package_cache.purge()
-                say("cached packages: removed")
-    if options.purge:
+        if options.purge:
+            _purge()
+    return 0
+
+
+def _purge() -> None:
+    """Remove what labs share, as far as no lab needs it."""
+    if state.names():
         for removed in image.remove_unused():
             say(f"image {removed}: removed")
-        if state.names():
-            say(f"cached packages: kept, still used by {', '.join(state.names())}")
-    return 0
+        say(f"cached packages: kept, still used by {', '.join(state.names())}")
+        return
+    image.purge()
+    package_cache.purge()
+    state.remove_empty()
+    say("images and cached packages: removed")
 
 
 def _remove(name: str) -> None:

@@ -29,9 +29,7 @@ def run(lab: Lab) -> int:
 def _report(lab: Lab) -> int:
     """What the operator wants to see next; the exit code of the health check."""
     first = lab.hosts[0]
-    health = subprocess.run(
-        [*machine.enter_command(lab, first), "health_check.sh"], stdin=subprocess.DEVNULL, timeout=120, check=False
-    )
+    health = subprocess.run([*machine.enter_command(lab, first), "health_check.sh"], stdin=subprocess.DEVNULL, timeout=120, check=False)
     access = lab.directory / "inventory" / "access.txt"
     if access.exists():
         print(f"\n{access.read_text().rstrip()}")

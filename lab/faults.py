@@ -23,9 +23,7 @@ def cuts(lab: Lab, names: list[str], *, one_way: bool) -> list[tuple[Host, Host]
     named = [lab.host(name) for name in dict.fromkeys(names)]
     others = named[1:] or [host for host in lab.hosts if host != named[0]]
     if not others:
-        raise LabError(
-            f"lab {lab.name} has one host: there is nobody to cut {named[0].name} off from. Type: bin/lab up --topology ha"
-        )
+        raise LabError(f"lab {lab.name} has one host: there is nobody to cut {named[0].name} off from. Type: bin/lab up --topology ha")
     if one_way:
         return [(named[0], other) for other in others]
     pairs = itertools.combinations(named, 2) if len(named) > 1 else ((named[0], other) for other in others)

@@ -141,13 +141,23 @@ def _remove_tree(directory: Path) -> None:
 
 def remove_unused(release: str = "", kept: str = "") -> list[str]:
     """Delete the images, of one release or of all, that no lab uses and that are not `kept`; returns their names."""
-    used = {kept, *(lab.image for lab in state.every())}
+    labs = state.every()
+    used = {kept, *(lab.image for lab in labs)}
+    # A lab that is being made has a release already, and its image in a moment.
+    awaited = {lab.release for lab in labs if not lab.image}
     removed = []
     for directory in _IMAGES.glob(f"{release}*"):
-        if not directory.name.startswith(".") and directory.name not in used:
-            _remove_tree(directory.rename(directory.with_name(f".{directory.name}.removed")))
-            removed.append(directory.name)
+        if directory.name.startswith(".") or directory.name in used or directory.name.split("-")[0] in awaited - {release}:
+            continue
+        _remove_tree(directory.rename(directory.with_name(f".{directory.name}.removed")))
+        removed.append(directory.name)
     return removed
+
+
+def purge() -> None:
+    """Delete every image, half-made ones included; for when there is no lab."""
+    for directory in _IMAGES.glob("*"):
+        _remove_tree(directory)
 
 
 def check_filesystem() -> None:

@@ -86,9 +86,7 @@ def _bare(lab: Lab) -> str:
     """An inventory of hosts in no group, for a lab started before the repository has one for its topology."""
     lines = ["all:", "  vars:", "    ansible_user: operator"]
     lines.append('    ansible_ssh_private_key_file: "{{ inventory_dir }}/../id_ed25519"')
-    lines.append(
-        '    ansible_ssh_common_args: "-o UserKnownHostsFile={{ inventory_dir }}/../known_hosts -o StrictHostKeyChecking=yes"'
-    )
+    lines.append('    ansible_ssh_common_args: "-o UserKnownHostsFile={{ inventory_dir }}/../known_hosts -o StrictHostKeyChecking=yes"')
     lines.append("  hosts:")
     for host in lab.hosts:
         lines += [f"    {host.name}:", f"      ansible_host: {host.address}"]

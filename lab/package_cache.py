@@ -4,6 +4,7 @@ Each lab offers it at its own address (lab.services); bootstrapping an image goe
 package crosses the outer network twice.
 """
 
+import contextlib
 import shutil
 import socket
 import time
@@ -87,5 +88,7 @@ def stop() -> None:
 
 def purge() -> None:
     """Throw the cached packages away."""
-    if state.CACHE.exists():
-        run(["rm", "--recursive", "--force", "--one-file-system", str(state.CACHE)])
+    if _FILES.exists():
+        run(["rm", "--recursive", "--force", "--one-file-system", str(_FILES)], timeout=300)
+    with contextlib.suppress(OSError):
+        state.CACHE.rmdir()

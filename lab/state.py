@@ -162,6 +162,13 @@ def network_of(number: int) -> str:
     return f"{PREFIX}.{number}.0/24"
 
 
+def remove_empty() -> None:
+    """Take the directories of the state away that hold nothing any more."""
+    for directory in (STATE / "labs", STATE / "image", STATE):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
 @contextlib.contextmanager
 def locked(what: str, *, deadline: float = 1800) -> Iterator[None]:
     """Hold the lock `what`; says so once when another command holds it, and gives up after the deadline."""
