@@ -273,10 +273,10 @@ def stamp(module: Path, version: str) -> None:
 
 
 def pack(tree: Path, archive: Path) -> None:
-    """The same tree gives the same bytes: sorted, owned by root, no times. Fast compression: it is sent once."""
+    """The same tree gives the same bytes: sorted, owned by root, no times. Fast compression: it is sent once, over a fast network."""
     with (
         open(archive, "wb") as sink,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=sink, mtime=0) as packed,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=sink, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for path in sorted(tree.rglob("*")):
