@@ -153,7 +153,9 @@ def every() -> list[Lab]:
 
 
 def save(lab: Lab) -> None:
-    """Write down what was decided."""
+    """Write down what was decided, where only root looks: below are keys and whole file systems."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    (STATE / "labs").mkdir(mode=0o700, exist_ok=True)
     write(lab.directory / "lab.json", json.dumps(asdict(lab), indent=2) + "\n")
 
 
