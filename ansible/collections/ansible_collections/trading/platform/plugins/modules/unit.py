@@ -533,7 +533,8 @@ class Converger:
             record = load_record(unit.name, unit.invocation)
             seen = record.get("restart")
             need.restart_because = newer(restarted_by, stamps, seen, unit.started_at) + vanished(restarted_by, seen)
-            need.restart_because += unread_unit_files(unit.name, unit.files) if not unit.masked else []
+            if unit.needs_daemon_reload and (wish.state == "inspected" or self.module.check_mode):
+                need.restart_because += unread_unit_files(unit.name, unit.files)
             need.reload_because = newer(reloaded_by, stamps, record.get("reload"), unit.started_at)
         need.actions = self.actions(need)
         return need
