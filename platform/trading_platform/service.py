@@ -527,6 +527,7 @@ def serve(service: Service) -> int:
             access_log=False,
             server_header=False,
             lifespan="on",
+            ws_max_size=64 << 10,
             timeout_graceful_shutdown=int(DRAIN_S),
         ),
         service,
