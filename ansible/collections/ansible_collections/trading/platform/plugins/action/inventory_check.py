@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterator, Mapping
 
 import yaml
-from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import become_loader, connection_loader, shell_loader
+
+from ansible import constants
 
 from ..plugin_utils import inventory_files, inventory_rules
 
@@ -43,7 +44,9 @@ class ActionModule(ActionBase):
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             lines = "\n".join(f"  {problem}" for problem in problems)
-            result.update(failed=True, msg=f"The inventory has {count}; no host was touched.\n{lines}\nWhat each means: docs/operations/validate.md")
+            result.update(
+                failed=True, msg=f"The inventory has {count}; no host was touched.\n{lines}\nWhat each means: docs/operations/validate.md"
+            )
         return result
 
     def _inventory(self, sources: list[str], arguments: Mapping, task_vars: Mapping) -> inventory_rules.Inventory:
@@ -67,9 +70,11 @@ class ActionModule(ActionBase):
         secrets = getattr(self._loader, "_vault", None)
         vault = secrets if isinstance(secrets, VaultLib) else VaultLib()
         try:
-            return vault.decrypt(raw, filename=path)
+            return vault.decrypt(raw)
         except AnsibleError as error:
-            raise AnsibleError(f"{path}: cannot be decrypted: {error}. State the vault's password: --vault-password-file or ANSIBLE_VAULT_PASSWORD_FILE") from error
+            raise AnsibleError(
+                f"{path}: cannot be decrypted: {error}. State the vault's password: --vault-password-file or ANSIBLE_VAULT_PASSWORD_FILE"
+            ) from error
 
 
 class _Host(Mapping[str, object]):
@@ -116,7 +121,7 @@ def role_variables(directory: str) -> dict[str, inventory_rules.RoleVariable]:
 
 def ansible_variables() -> frozenset[str]:
     """The variables by which Ansible itself is told how to connect, from its own documentation of them."""
-    found = {name for names in C.MAGIC_VARIABLE_MAPPING.values() for name in names}
+    found = {name for names in constants.MAGIC_VARIABLE_MAPPING.values() for name in names}
     for kind, loader, plugins in (
         ("connection", connection_loader, ("ssh", "local")),
         ("become", become_loader, ("sudo", "su")),
@@ -124,8 +129,8 @@ def ansible_variables() -> frozenset[str]:
     ):
         for plugin in plugins:
             loader.get(plugin, class_only=True)
-            for definition in C.config.get_configuration_definitions(kind, plugin).values():
+            for definition in constants.config.get_configuration_definitions(kind, plugin).values():
                 found |= {variable["name"] for variable in definition.get("vars", [])}
-    for definition in C.config.get_configuration_definitions().values():
+    for definition in constants.config.get_configuration_definitions().values():
         found |= {variable["name"] for variable in definition.get("vars", [])}
     return frozenset(found)

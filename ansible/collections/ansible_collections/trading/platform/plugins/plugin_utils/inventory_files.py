@@ -96,7 +96,9 @@ def _variable_files(directory: str) -> Iterator[tuple[str, str]]:
             yield path, scope
 
 
-def _document(files: Files, path: str, decrypt: Callable[[bytes, str], bytes], shown: Callable[[str], str]) -> tuple[yaml.Node | None, bool]:
+def _document(
+    files: Files, path: str, decrypt: Callable[[bytes, str], bytes], shown: Callable[[str], str]
+) -> tuple[yaml.Node | None, bool]:
     """The file's YAML tree and whether the file is encrypted; problems are noted in `files`."""
     with open(path, "rb") as source:
         raw = source.read()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import itertools
 import math
 import re
 from collections import Counter
@@ -78,9 +79,7 @@ PLACEHOLDER = re.compile(
     | <[a-z][a-z0-9 _-]*> | \bx{4,}\b | \binsert[-_ ]
     """
 )
-DOCUMENTATION_NETWORKS = [
-    ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
-]
+DOCUMENTATION_NETWORKS = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")]
 TEMPLATE = re.compile(r"\{[{%]")
 HOST_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 DOMAIN_NAME = re.compile(r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]$")
@@ -174,7 +173,7 @@ def known_variables(inventory: Inventory) -> Iterator[Problem]:
             yield Problem(definition.place, name, "is no longer used", f"Use {REMOVED[name]}")
         elif name in inventory.derived:
             yield Problem(definition.place, name, "is derived from the inventory", "Remove it; ansible/group_vars/all.yml computes it")
-        elif name.startswith("vault_") and definition.encrypted:
+        elif name.startswith("vault_") and (definition.encrypted or in_plain_vault(inventory, definition)):
             continue
         else:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
@@ -231,9 +230,7 @@ def templated(inventory: Inventory, name: str) -> bool:
 def types(inventory: Inventory) -> Iterator[Problem]:
     """The roles' own argument specifications, judged as Ansible judges them."""
     for definition in inventory.files.definitions:
-        spec = CONTRACT.get(definition.name) or (
-            inventory.roles[definition.name].spec if definition.name in inventory.roles else None
-        )
+        spec = CONTRACT.get(definition.name) or (inventory.roles[definition.name].spec if definition.name in inventory.roles else None)
         if spec is None or definition.value is None or isinstance(definition.value, EncryptedText):
             continue
         value = definition.value
@@ -299,7 +296,9 @@ def addresses(inventory: Inventory) -> Iterator[Problem]:
     for host in inventory.hosts:
         place = inventory.files.hosts.get(host, inventory.place("internal_address", host))
         if not HOST_NAME.match(host):
-            yield Problem(place, host, "is no host name: it becomes <name>.<trading_internal_domain>", "Use letters a-z, digits and hyphens")
+            yield Problem(
+                place, host, "is no host name: it becomes <name>.<trading_internal_domain>", "Use letters a-z, digits and hyphens"
+            )
         stated = inventory.value("internal_address", host)
         if stated is None or stated == "":
             yield Problem(place, "internal_address", f"host {host} has none", "State the address at which the other hosts reach it")
@@ -327,7 +326,10 @@ def unique(inventory: Inventory, variable: str) -> Iterator[Problem]:
         key = (str(value), inventory.value("ansible_port", host) if variable == "ansible_host" else None)
         if key in first:
             yield Problem(
-                inventory.place(variable, host), variable, f"{value} of {host} is {first[key]}'s, too", "Each host has an address of its own"
+                inventory.place(variable, host),
+                variable,
+                f"{value} of {host} is {first[key]}'s, too",
+                "Each host has an address of its own",
             )
         else:
             first[key] = host
@@ -408,7 +410,9 @@ def names(inventory: Inventory) -> Iterator[Problem]:
     for variable in ("trading_domain", "trading_internal_domain"):
         value = inventory.value(variable)
         if isinstance(value, str) and value and not DOMAIN_NAME.match(value):
-            yield Problem(inventory.place(variable), variable, f'"{value}" is no domain name', "Write it like trading.company.tld, in lower case")
+            yield Problem(
+                inventory.place(variable), variable, f'"{value}" is no domain name', "Write it like trading.company.tld, in lower case"
+            )
     domain, internal = inventory.value("trading_domain"), inventory.value("trading_internal_domain")
     if domain and internal and (domain == internal or str(domain).endswith(f".{internal}")):
         yield Problem(
@@ -459,7 +463,9 @@ def plain_secrets(inventory: Inventory) -> Iterator[Problem]:
                 continue
             key = "-----BEGIN" in text and "PRIVATE KEY" in text
             url = re.search(r"://[^/\s:@]+:[^/\s@]+@", text)
-            named = (definition.name.startswith("vault_") or SECRET_NAME.search(definition.name)) and not NOT_A_SECRET.search(definition.name)
+            named = (definition.name.startswith("vault_") or SECRET_NAME.search(definition.name)) and not NOT_A_SECRET.search(
+                definition.name
+            )
             if key or url or named:
                 yield Problem(
                     definition.place, definition.name, "is a secret in plain text",
@@ -486,14 +492,18 @@ def strong_secrets(inventory: Inventory) -> Iterator[Problem]:
             if weakness:
                 yield Problem(definition.place, definition.name, weakness, "Remove the line; the next run of site.yml makes a strong one")
             elif owner.setdefault(text, definition.name) != definition.name:
-                yield Problem(definition.place, definition.name, f"is the same secret as {owner[text]}", "Each needs its own; remove this line")
+                yield Problem(
+                    definition.place, definition.name, f"is the same secret as {owner[text]}", "Each needs its own; remove this line"
+                )
 
 
 def weak(secret: str) -> str:
     """Why a secret is weak, without showing it; nothing when it is not."""
     if len(secret) < MINIMUM_SECRET_LENGTH:
         return f"has {len(secret)} characters, fewer than {MINIMUM_SECRET_LENGTH}"
-    folded = re.sub(r"[^a-z0-9]", "", secret.lower().replace("0", "o").replace("1", "i").replace("3", "e").replace("@", "a").replace("$", "s"))
+    folded = re.sub(
+        r"[^a-z0-9]", "", secret.lower().replace("0", "o").replace("1", "i").replace("3", "e").replace("@", "a").replace("$", "s")
+    )
     rest = folded
     for word in sorted(WELL_KNOWN, key=len, reverse=True):
         rest = rest.replace(re.sub(r"[^a-z0-9]", "", word.replace("0", "o")), "")
@@ -507,7 +517,7 @@ def weak(secret: str) -> str:
 
 def entropy(text: str) -> float:
     """Bits by the frequency of characters, and of the steps between them: a sequence such as 0123456789 has few."""
-    steps = [ord(b) - ord(a) for a, b in zip(text, text[1:])]
+    steps = [ord(b) - ord(a) for a, b in itertools.pairwise(text)]
     return min(shannon(text) * len(text), shannon(steps) * len(text) if steps else 0.0)
 
 
