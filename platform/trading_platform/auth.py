@@ -7,6 +7,8 @@ The gateway mints with `jwt-private-key`; every service verifies with `jwt-publi
     token = auth.mint("alice", "trader", ttl_s=900)
     @app.post("/trading/start")
     async def start(who: Annotated[Identity, Depends(auth.require("trading.control"))]): ...
+
+A module with such routes must not import annotations from __future__: FastAPI could not see its local `auth`.
 """
 
 from __future__ import annotations

@@ -47,6 +47,10 @@ class Entry:
     id: bytes
     fields: dict[bytes, bytes]
 
+    def age_s(self, now_s: float) -> float:
+        """Seconds since it was published, by the clock of Redis; `now_s` is time.time()."""
+        return now_s - int(self.id.partition(b"-")[0]) / 1000
+
 
 def _split(address: str, default_port: int) -> tuple[str, int]:
     host, _, port = address.rpartition(":")

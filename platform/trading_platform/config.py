@@ -122,6 +122,7 @@ class StrategySettings(Section):
     exit_channel: Annotated[int, Field(ge=2, le=10_000)] = 10
     trend: Annotated[int, Field(ge=2, le=10_000)] = 50
     order_notional: Amount = Decimal(1000)
+    allow_short: bool = False
 
 
 class RiskSettings(Section):
@@ -134,7 +135,6 @@ class RiskSettings(Section):
     price_collar: Annotated[Decimal, Field(gt=0, lt=1)] = Decimal("0.05")
     max_daily_loss: Amount = Decimal(1_000)
     max_data_age_s: Seconds = 30.0
-    conversion_rates: dict[str, Amount] = {"USDT": Decimal(1)}
 
 
 class EngineSettings(Section):
@@ -176,6 +176,7 @@ class Settings(Section):
     risk: RiskSettings = RiskSettings()
     engine: EngineSettings = EngineSettings()
     accounts: Annotated[list[AccountSettings], Field(min_length=1)] = [AccountSettings(id="paper")]
+    conversion_rates: dict[str, Amount] = {"USD:USDT": Decimal(1), "USDT:USD": Decimal(1)}
 
     def service(self, name: str) -> Endpoint:
         """Where a service listens. Raises ConfigError when the file does not say."""
@@ -184,6 +185,14 @@ class Settings(Section):
         except KeyError:
             known = ", ".join(sorted(self.services)) or "none"
             raise ConfigError(f"services.{name}: missing (found: {known}); add its host and port") from None
+
+    def account(self, account_id: str) -> AccountSettings | None:
+        """The account of that id, or None."""
+        return next((account for account in self.accounts if account.id == account_id), None)
+
+    def conversion_rate(self, source: str, target: str) -> Decimal | None:
+        """What one unit of `source` is worth in `target`; None where the file does not say: that value is unknown, not 1."""
+        return Decimal(1) if source == target else self.conversion_rates.get(f"{source}:{target}")
 
     def url(self, name: str) -> str:
         """Base URL of a service, for calls between services."""

@@ -62,9 +62,26 @@ def connection_parameters(settings: Settings, *, session: bool = False, applicat
     return parameters
 
 
+# Objects belong to the owner role where there is one, so that whoever migrates next can change them.
+_BECOME_OWNER = (
+    b"SELECT set_config('role', rolname, false) FROM pg_roles"
+    b" WHERE rolname = %s AND rolname <> current_user AND pg_has_role(current_user, oid, 'MEMBER')"
+)
+
+
 def connect_session(settings: Settings, application: str) -> Connection[TupleRow]:
-    """A session of the migrator on the leader itself, for schema changes and rebuilds."""
-    return psycopg.connect(**connection_parameters(settings, session=True, application=application))
+    """A session of the migrator, acting as the owner, on the leader itself: for schema changes. Autocommit."""
+    connection = psycopg.connect(**connection_parameters(settings, session=True, application=application), autocommit=True)
+    connection.execute(_BECOME_OWNER, (settings.database.owner,))
+    return connection
+
+
+async def connect_session_async(settings: Settings, application: str) -> AsyncConnection[TupleRow]:
+    """The same, for code that shares asynchronous parts with the services."""
+    parameters = connection_parameters(settings, session=True, application=application)
+    connection = await AsyncConnection.connect(**parameters, autocommit=True)
+    await connection.execute(_BECOME_OWNER, (settings.database.owner,))
+    return connection
 
 
 class Database:

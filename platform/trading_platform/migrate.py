@@ -19,8 +19,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from psycopg import Connection, sql
-from psycopg.rows import TupleRow
+from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
@@ -40,19 +39,9 @@ def migrations_directory() -> Path:
     raise ConfigError(f"no migrations beside {here}; the release is incomplete, build it again")
 
 
-def _take_owner_role(connection: Connection[TupleRow], owner: str) -> None:
-    """Objects belong to the owner where that role exists, so that whoever migrates next can change them."""
-    row = connection.execute(
-        "SELECT pg_has_role(current_user, oid, 'MEMBER') FROM pg_roles WHERE rolname = %s AND rolname <> current_user", (owner,)
-    ).fetchone()
-    if row and row[0]:
-        connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
-
-
 def migrate(settings: Settings, *, check: bool = False) -> tuple[int, list[str]]:
     """Exit status and the lines to print. Raises psycopg.Error when the database refuses."""
     connection = db.connect_session(settings, "trading-migrate")
-    connection.autocommit = True
     engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
     try:
         script_config = Config()
@@ -60,7 +49,6 @@ def migrate(settings: Settings, *, check: bool = False) -> tuple[int, list[str]]
         script = ScriptDirectory.from_config(script_config)
         if not check:
             connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
-            _take_owner_role(connection, settings.database.owner)
             connection.execute(sql.SQL("SET lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))
         connection.autocommit = False
         with engine.connect() as alchemy:

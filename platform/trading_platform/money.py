@@ -83,6 +83,22 @@ def multiply(left: Decimal, right: Decimal) -> Decimal:
         raise MoneyError(f"{left} × {right} cannot be represented exactly") from None
 
 
+def add(*values: Decimal) -> Decimal:
+    """Exact sum; Python's own `+` keeps 28 digits only."""
+    total = Decimal(0)
+    try:
+        for value in values:
+            total = EXACT.add(total, value)
+    except (InvalidOperation, Inexact):
+        raise MoneyError(f"the sum of {values} cannot be represented exactly") from None
+    return total
+
+
+def subtract(left: Decimal, right: Decimal) -> Decimal:
+    """Exact difference."""
+    return add(left, right.copy_negate())
+
+
 def notional(price: int, price_scale: int, size: int, size_scale: int) -> Decimal:
     """price × size, exact, from their scaled integers."""
     return multiply(from_scaled(price, price_scale), from_scaled(size, size_scale))

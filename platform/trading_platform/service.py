@@ -118,6 +118,41 @@ class LoopContext:
             await self.sleep(1.0)
 
 
+class _Part(LoopContext):
+    """One of several activities of a body: the loop beats once all of them have beaten."""
+
+    def __init__(self, whole: LoopContext, name: str, waiting: set[str], names: frozenset[str]) -> None:
+        super().__init__(whole._loop, whole._stop, whole._lease)
+        self._whole = whole
+        self._name = name
+        self._waiting = waiting
+        self._names = names
+
+    def beat(self) -> None:
+        self._waiting.discard(self._name)
+        if not self._waiting:
+            self._waiting |= self._names
+            self._whole.beat()
+
+
+async def together(context: LoopContext, **parts: Body) -> None:
+    """Run several activities as one body: `await together(context, orders=self._orders, fills=self._fills)`.
+
+    Each gets a context of its own and must beat on it. The first that fails ends the others, and its exception is raised.
+    """
+    names = frozenset(parts)
+    waiting = set(names)
+    tasks = [asyncio.ensure_future(body(_Part(context, name, waiting, names))) for name, body in parts.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @dataclass
 class _Loop:
     """A supervised background loop."""

@@ -18,17 +18,30 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import psycopg
 import pytest
 import redis
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from psycopg import sql
-from trading_platform import config, migrate
+
+from trading_platform import auth, batches, config, instruments, messages, migrate
 from trading_platform.bus import Bus
 from trading_platform.config import Settings
 from trading_platform.db import Database
+from trading_platform.engine import app as engine_app
+from trading_platform.instruments import Catalogue
+from trading_platform.messages import Quote, Side, Signal
+from trading_platform.portfolio import app as portfolio_app
+from trading_platform.risk import app as risk_app
+from trading_platform.service import Service
+from trading_platform.strategy import app as strategy_app
 
 START_TIMEOUT_S = 30.0
 
@@ -75,9 +88,7 @@ class PostgresServer:
             shutil.chown(self.directory, self._user)
         binaries = "/usr/lib/postgresql/*/bin"
         initdb = _program("initdb", "postgresql", binaries)
-        self._run(
-            initdb, "-D", f"{self.directory}/data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8"
-        )
+        self._run(initdb, "-D", f"{self.directory}/data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
         self.start()
         with self.connect("postgres") as connection:
             connection.execute(
@@ -234,3 +245,160 @@ async def eventually(condition: Any, *, within_s: float = 10.0, what: str = "con
         if time.monotonic() > deadline:
             pytest.fail(f"{what} did not come true within {within_s} s (last value {value!r})")
         await asyncio.sleep(0.02)
+
+
+class Market:
+    """A market in the test's hands: what it says goes on the bus as market data does."""
+
+    def __init__(self, stream: Bus) -> None:
+        self._bus = stream
+        self._catalogue: Catalogue | None = None
+
+    async def open(self, database: Database) -> None:
+        self._catalogue = await instruments.load(database)
+
+    async def quote(self, symbol: str, bid: str, ask: str, *, age_s: float = 0.0, bid_size: str = "0", ask_size: str = "0") -> None:
+        """A two-sided quote, received `age_s` ago: the latest quote, then the tick batch."""
+        assert self._catalogue is not None
+        instrument = self._catalogue.symbol(symbol)
+        received = time.time_ns() - int(age_s * 1e9)
+        prices = [instrument.scaled_price(Decimal(bid)), instrument.scaled_price(Decimal(ask))]
+        sizes = [instrument.scaled_size(Decimal(bid_size)), instrument.scaled_size(Decimal(ask_size))]
+        quote = Quote(symbol=symbol, ts_event_ns=received, ts_recv_ns=received, source="test", bid=prices[0], ask=prices[1])
+        await self._bus.set_quotes([quote])
+        await self._publish(instrument.id, received, prices, sizes, [batches.BID, batches.ASK])
+
+    async def trade(self, symbol: str, price: str, size: str) -> None:
+        """A printed trade."""
+        assert self._catalogue is not None
+        instrument = self._catalogue.symbol(symbol)
+        prices, sizes = [instrument.scaled_price(Decimal(price))], [instrument.scaled_size(Decimal(size))]
+        await self._publish(instrument.id, time.time_ns(), prices, sizes, [batches.TRADE])
+
+    async def _publish(self, instrument_id: int, received: int, prices: list[int], sizes: list[int], flags: list[int]) -> None:
+        rows = len(prices)
+        batch = batches.TickBatch(
+            instrument=np.full(rows, instrument_id, np.uint32),
+            ts_event=np.full(rows, received, np.int64),
+            ts_recv=np.full(rows, received, np.int64),
+            price=np.array(prices, np.int64),
+            size=np.array(sizes, np.int64),
+            flags=np.array(flags, np.uint8),
+        )
+        await self._bus.publish(messages.TICKS, {b"b": batch.encode()})
+
+    async def signal(self, identity: str, side: Side, quantity: str, symbol: str = "BTCUSDT", *, age_s: float = 0.0) -> None:
+        """A strategy's signal."""
+        signal = Signal(
+            id=identity, strategy="test", version="1", account="paper", symbol=symbol, side=side, quantity=quantity, price=1,
+            reason="test", ts_candle_ns=time.time_ns(), ts_ns=time.time_ns() - int(age_s * 1e9),
+        )  # fmt: skip
+        await self._bus.publish(messages.SIGNALS, messages.encode(signal))
+
+
+@pytest.fixture
+async def market(db: Database, bus: Bus) -> Market:
+    opened = Market(bus)
+    await opened.open(db)
+    return opened
+
+
+def key_pair() -> tuple[str, str]:
+    """A private and a public Ed25519 key, PEM."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return private.decode(), public.decode()
+
+
+@pytest.fixture
+def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A credentials directory as systemd delivers it, with signing keys."""
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    private, public = key_pair()
+    (directory / "jwt-private-key").write_text(private)
+    (directory / "jwt-public-key").write_text(public)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
+    return directory
+
+
+@pytest.fixture
+def token(credentials: Path) -> Any:
+    """`token("trader")`: the Authorization header of somebody with that role."""
+    authenticator = auth.Authenticator()
+    return lambda role: {"Authorization": f"Bearer {authenticator.mint('somebody', role)}"}
+
+
+class Platform:
+    """Services of the money path, running in this process on the test's servers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._running: dict[str, tuple[Service, Any, httpx.AsyncClient]] = {}
+
+    async def start(self, *names: str) -> None:
+        for name in names:
+            service = self._create(name)
+            context = service.running()
+            await context.__aenter__()
+            client = httpx.AsyncClient(transport=httpx.ASGITransport(service.app), base_url="http://test")
+            self._running[name] = (service, context, client)
+
+    def _create(self, name: str) -> Service:
+        match name:
+            case "engine":
+                return engine_app.create(self.settings, risk_transport=RiskWire(self))
+            case "risk":
+                return risk_app.create(self.settings)
+            case "portfolio":
+                return portfolio_app.create(self.settings)
+            case "strategy":
+                return strategy_app.create(self.settings)
+        raise LookupError(name)
+
+    async def stop(self, *names: str) -> None:
+        for name in names:
+            _, context, client = self._running.pop(name)
+            await client.aclose()
+            await context.__aexit__(None, None, None)
+
+    async def stop_all(self) -> None:
+        await self.stop(*reversed(list(self._running)))
+
+    def __getitem__(self, name: str) -> httpx.AsyncClient:
+        return self._running[name][2]
+
+    def service(self, name: str) -> Service:
+        return self._running[name][0]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._running
+
+    async def leads(self, account: str = "paper") -> None:
+        """Wait until the engine has recovered and trades."""
+
+        async def leading() -> bool:
+            document = (await self["engine"].get("/health")).json()
+            return account in document["leads"] and document["loops"][f"account:{account}"]["status"] == "running"
+
+        await eventually(leading, what="the engine's lead")
+
+
+class RiskWire(httpx.AsyncBaseTransport):
+    """The engine's way to risk: to the running risk service, or a refused connection while there is none."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "risk" not in self._platform:
+            raise httpx.ConnectError("connection refused", request=request)
+        return await httpx.ASGITransport(self._platform.service("risk").app).handle_async_request(request)
+
+
+@pytest.fixture
+async def platform(settings: Settings, credentials: Path) -> AsyncIterator[Platform]:
+    running = Platform(settings)
+    yield running
+    await running.stop_all()

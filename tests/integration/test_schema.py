@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from trading_platform import leadership, migrate
 from trading_platform.config import Settings
 from trading_platform.db import Database
@@ -61,9 +62,7 @@ async def test_a_lease_that_is_held_is_not_given_to_another(db: Database) -> Non
     assert await leadership.acquire(db, "feed", ttl_s=10, holder="two") is None
 
 
-async def test_a_lease_that_ran_out_goes_to_another_and_the_first_cannot_renew(
-    db: Database, superuser: psycopg.Connection[Any]
-) -> None:
+async def test_a_lease_that_ran_out_goes_to_another_and_the_first_cannot_renew(db: Database, superuser: psycopg.Connection[Any]) -> None:
     first = await leadership.acquire(db, "feed", ttl_s=10, holder="one")
     assert first is not None
     superuser.execute("UPDATE leases SET expires_at = clock_timestamp()")

@@ -1,0 +1,128 @@
+"""Rebuild the projections from the facts and show that nothing differs: `python -m trading_platform.rebuild [--apply]`.
+
+Orders are folded again from order_events; ledger, positions, trade results and cursors from fills; the deposits stay.
+Everything happens in one transaction as the migrator. Without differences it changes nothing. With differences it prints
+them and exits 1, and only `--apply` keeps the rebuilt rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Mapping
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import TupleRow, class_row
+
+from trading_platform import config, db
+from trading_platform.config import ConfigError, Settings
+from trading_platform.engine.store import UPSERT_ORDER, fold_orders, order_parameters
+from trading_platform.instruments import COLUMNS, Catalogue, Instrument
+from trading_platform.portfolio.store import project
+
+# Every projection with the columns that identify and describe its rows.
+PROJECTIONS: Mapping[str, LiteralString] = {
+    "ledger_transactions": "SELECT id, kind, account_id, occurred_at, fill_seq FROM ledger_transactions ORDER BY id",
+    "ledger_lines": "SELECT transaction_id, line_no, account_id, book, currency, amount FROM ledger_lines ORDER BY 1, 2",
+    "positions": "SELECT account_id, instrument_id, quantity, average_price, realised_pnl, fees, last_fill_seq, updated_at"
+    " FROM positions ORDER BY 1, 2",
+    "trade_results": "SELECT fill_seq, account_id, instrument_id, closed_quantity, realised_pnl, fee, currency, executed_at"
+    " FROM trade_results ORDER BY 1",
+    "portfolio_cursor": "SELECT account_id, last_fill_seq FROM portfolio_cursor WHERE last_fill_seq > 0 ORDER BY 1",
+    "orders": "SELECT client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity, limit_price,"
+    " status, filled_quantity, filled_notional, fees, reason_code, reason, strategy, signal_id, last_order_seq, created_at, updated_at"
+    " FROM orders ORDER BY 1",
+}
+
+
+async def rebuild(settings: Settings, *, apply: bool = False) -> list[str]:
+    """The differences between what is kept and what the facts give; empty when they are identical."""
+    connection = await db.connect_session_async(settings, "trading-rebuild")
+    try:
+        async with connection.transaction() as transaction, connection.cursor() as cursor:
+            await cursor.execute(f"LOCK TABLE {', '.join(PROJECTIONS)} IN EXCLUSIVE MODE".encode())
+            before = await _rows(cursor)
+            await _rebuild_portfolio(cursor, await _catalogue(connection))
+            await cursor.execute("DELETE FROM orders")
+            for order in await fold_orders(cursor):
+                await cursor.execute(UPSERT_ORDER.encode(), order_parameters(order))
+            differences = _differences(before, await _rows(cursor))
+            await cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            if not (apply and differences):
+                raise psycopg.Rollback(transaction)
+    finally:
+        await connection.close()
+    return differences
+
+
+async def _rebuild_portfolio(cursor: AsyncCursor[TupleRow], catalogue: Catalogue) -> None:
+    """Project again exactly the fills the projection had reached, so that only the rows can differ."""
+    await cursor.execute("SELECT account_id, last_fill_seq FROM portfolio_cursor")
+    reached = await cursor.fetchall()
+    for statement in (
+        b"DELETE FROM ledger_transactions WHERE kind = 'fill'",
+        b"DELETE FROM trade_results",
+        b"DELETE FROM positions",
+        b"DELETE FROM portfolio_cursor",
+    ):
+        await cursor.execute(statement)
+    for account_id, last_seq in reached:
+        await cursor.execute("SELECT count(*) FROM fills WHERE account_id = %s AND seq <= %s", (account_id, last_seq))
+        row = await cursor.fetchone()
+        left = int(row[0]) if row else 0
+        while left > 0:
+            left -= await project(cursor, catalogue, account_id, limit=min(left, 500))
+
+
+async def _catalogue(connection: AsyncConnection[TupleRow]) -> Catalogue:
+    async with connection.cursor(row_factory=class_row(Instrument)) as cursor:
+        await cursor.execute(f"SELECT {COLUMNS} FROM instruments".encode())
+        return Catalogue(await cursor.fetchall())
+
+
+async def _rows(cursor: AsyncCursor[TupleRow]) -> dict[str, set[tuple[Any, ...]]]:
+    found = {}
+    for table, query in PROJECTIONS.items():
+        await cursor.execute(query)
+        found[table] = set(await cursor.fetchall())
+    return found
+
+
+def _differences(before: dict[str, set[tuple[Any, ...]]], after: dict[str, set[tuple[Any, ...]]]) -> list[str]:
+    lines = []
+    for table in before:
+        lines += [f"{table}: kept, but the facts do not give it: {_show(row)}" for row in sorted(before[table] - after[table], key=str)]
+        lines += [f"{table}: missing, the facts give it: {_show(row)}" for row in sorted(after[table] - before[table], key=str)]
+    return lines
+
+
+def _show(row: tuple[Any, ...]) -> str:
+    return "(" + ", ".join(str(value) for value in row) + ")"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="trading_platform.portfolio.rebuild", description="Rebuild projections from facts.")
+    parser.add_argument("--apply", action="store_true", help="keep the rebuilt rows where they differ")
+    arguments = parser.parse_args()
+    try:
+        differences = asyncio.run(rebuild(config.load(), apply=arguments.apply))
+    except ConfigError as error:
+        print(f"trading-rebuild: {error}", file=sys.stderr)
+        sys.exit(78)
+    except psycopg.Error as error:
+        print(f"trading-rebuild: the database refused: {error}".strip(), file=sys.stderr)
+        sys.exit(2)
+    for line in differences:
+        print(line)
+    if not differences:
+        print("identical: every projection is what its facts give")
+    elif arguments.apply:
+        print(f"{len(differences)} difference(s) replaced by what the facts give")
+    sys.exit(1 if differences and not arguments.apply else 0)
+
+
+if __name__ == "__main__":
+    main()
