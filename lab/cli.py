@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from dataclasses import replace
 from typing import NoReturn
@@ -17,6 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     before, command = split(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(before)
     options.command = command
+    # Being told to stop is being interrupted: what was started on our behalf ends with us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         preflight.check_machine()
         return int(options.verb(options) or 0)

@@ -1,11 +1,14 @@
 """Running the playbook against a lab, and telling what came of it."""
 
+import contextlib
 import os
 import subprocess
 
 from lab import machine, state
 from lab.report import LabError, say
 from lab.state import Lab
+
+_INTERRUPT_DEADLINE = 15
 
 
 def run(lab: Lab) -> int:
@@ -19,11 +22,22 @@ def run(lab: Lab) -> int:
         "PATH": f"{state.REPO / '.venv/bin'}:{os.environ.get('PATH', '')}",
     }
     say(f"lab {lab.name}: ansible-playbook -i {inventory} ansible/site.yml")
-    done = subprocess.run(command, cwd=state.REPO, env=environment, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        raise LabError(f"ansible/site.yml failed with exit code {done.returncode}; the same command goes on where it stopped")
+    code = _to_the_end(subprocess.Popen(command, cwd=state.REPO, env=environment, stdin=subprocess.DEVNULL))
+    if code != 0:
+        raise LabError(f"ansible/site.yml failed with exit code {code}; the same command goes on where it stopped")
     say(f"lab {lab.name}: converged")
     return _report(lab)
+
+
+def _to_the_end(playbook: subprocess.Popen[bytes]) -> int:
+    """Wait for the playbook; whoever interrupts us interrupts it, so that none goes on unseen."""
+    try:
+        return playbook.wait()
+    except BaseException:
+        playbook.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            playbook.wait(_INTERRUPT_DEADLINE)
+        raise
 
 
 def _report(lab: Lab) -> int:
