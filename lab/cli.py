@@ -134,9 +134,10 @@ def _new(options: argparse.Namespace) -> Lab:
 def _anew(lab: Lab, options: argparse.Namespace) -> Lab:
     """The same lab without hosts, of the topology and release that were asked for."""
     teardown.remove(lab)
-    lab = replace(lab, topology=options.topology or lab.topology, release=options.release or lab.release, image="")
-    state.save(lab)
-    return lab
+    options.topology = options.topology or lab.topology
+    options.release = options.release or lab.release
+    with state.locked("numbers"):
+        return _new(options)
 
 
 def _with_image(lab: Lab) -> Lab:
@@ -156,8 +157,7 @@ def _with_image(lab: Lab) -> Lab:
 
 def _boot(lab: Lab) -> None:
     """Network, services, then all hosts at once."""
-    network.up(lab)
-    services.up(lab)
+    _serve(lab)
     say(f"lab {lab.name}: network {lab.network}, names, packages and ACME at {lab.gateway}")
     inventory.write(lab)
     for host in lab.hosts:
@@ -165,6 +165,13 @@ def _boot(lab: Lab) -> None:
     for host in lab.hosts:
         machine.wait_until_up(lab, host)
         machine.announce(host)
+
+
+def _serve(lab: Lab) -> None:
+    """What hosts find when they boot; what is there already stays."""
+    package_cache.ensure()
+    network.up(lab)
+    services.up(lab)
 
 
 def _down(options: argparse.Namespace) -> int:
@@ -266,6 +273,7 @@ def _start(options: argparse.Namespace) -> int:
     with state.locked(f"lab-{state.check_name(options.name)}"):
         lab = state.get(options.name)
         host = lab.host(options.host)
+        _serve(lab)
         machine.boot(lab, host)
         machine.wait_until_up(lab, host)
         machine.announce(host)
