@@ -82,6 +82,12 @@ options:
     type: dict
     required: true
     suboptions: *login
+  peers:
+    description: Other logins that servers and Sentinels use among themselves; for V(inspected).
+    type: list
+    elements: dict
+    default: []
+    suboptions: *login
   timeout:
     description: Seconds to wait for one step.
     type: int
@@ -111,6 +117,11 @@ RETURN = r"""
 role:
   description: C(master), C(slave), or empty when the server does not answer.
   type: str
+  returned: always
+accepts:
+  description: Whether the running server accepts O(monitor) and all of O(peers). One that does not must be restarted
+    together with the others, because servers of which each has its own passwords do not replicate.
+  type: bool
   returned: always
 primary:
   description: Internal address of the server that leads, or is to lead.
@@ -264,6 +275,7 @@ class Node:
         self.has_sentinel = sentinel is not None
         self.quorum = kept_monitor(sentinel, asked["primary_name"])[1] if sentinel is not None else 0
         self.role = ""
+        self.accepts = False
 
     def redis(self, login: str | None, host: str = "127.0.0.1", *, patience: float = 3) -> Connection:
         credentials = self.asked[login] if login else None
@@ -286,12 +298,22 @@ class Node:
         mine = self.role_of("127.0.0.1")
         if mine:
             self.role, self.primary = mine
+            self.accepts = self.accepts_peers()
         if self.has_topology:
             return
         others = [host for host in self.hosts if host != self.self]
         with ThreadPoolExecutor(max(len(others), 1)) as pool:
             answers = zip(others, pool.map(self.role_of, others))
         self.primary = leader({host: role for host, role in answers if role}, self.hosts[0])
+
+    def accepts_peers(self) -> bool:
+        try:
+            with self.redis(None) as redis:
+                for login in self.asked["peers"]:
+                    redis.call("AUTH", login["name"], login["password"])
+        except (OSError, Refused):
+            return False
+        return True
 
     def hand_over(self) -> None:
         if not self.asked["sentinel_port"] or (self.role_of("127.0.0.1") or ("", ""))[0] != "master":
@@ -436,6 +458,7 @@ def main() -> None:
             "admin": {"type": "dict", "options": login},
             "application": {"type": "dict", "options": login},
             "monitor": {"type": "dict", "required": True, "options": login},
+            "peers": {"type": "list", "elements": "dict", "default": [], "options": login},
             "timeout": {"type": "int", "default": 60},
         },
         required_if=[
@@ -459,6 +482,7 @@ def main() -> None:
     module.exit_json(
         changed=node.changed,
         role=node.role,
+        accepts=node.accepts,
         primary=node.primary,
         has_topology=node.has_topology,
         has_sentinel=node.has_sentinel,
