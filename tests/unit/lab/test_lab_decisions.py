@@ -94,10 +94,7 @@ def test_numbers_that_are_all_taken_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_inventory_gets_the_addresses_of_its_lab() -> None:
     text = "lab1: {ansible_host: 10.213.0.11}\nadmin: [10.213.0.0/24]\nother: 10.213.10.1\n"
-    assert (
-        inventory.adapt(text, HA.network_prefix)
-        == "lab1: {ansible_host: 10.213.4.11}\nadmin: [10.213.4.0/24]\nother: 10.213.10.1\n"
-    )
+    assert inventory.adapt(text, HA.network_prefix) == "lab1: {ansible_host: 10.213.4.11}\nadmin: [10.213.4.0/24]\nother: 10.213.10.1\n"
 
 
 def test_available_memory_is_read_in_bytes() -> None:
