@@ -45,7 +45,7 @@ def create(settings: Settings) -> Service:
     if market.live_symbols:
         service.dependency("feed", freshness.check)
     service.health_member(freshness.health)
-    service.health_member(lambda: {"leading": market.leading, "candles_waiting": market.store.waiting})
+    service.health_member(lambda: {"leading": market.leading, "live_symbols": market.live_symbols, "candles_waiting": market.store.waiting})
     _routes(service, market, settings)
     return service
 

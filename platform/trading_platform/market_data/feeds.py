@@ -79,9 +79,7 @@ class ReplayFeed:
 
     lossless = True
 
-    def __init__(
-        self, source: str, path: Path, facts: ReplayFacts, catalogue: Catalogue, speed: float | None, start_ns: int
-    ) -> None:
+    def __init__(self, source: str, path: Path, facts: ReplayFacts, catalogue: Catalogue, speed: float | None, start_ns: int) -> None:
         self.source = source
         self.facts = facts
         self.basis: PriceBasis = "quotes" if facts.kind == "quotes" else "trades"

@@ -124,9 +124,7 @@ def _instrument(row: dict[str, Any]) -> Instrument:
 
 
 def _describe(file: Path, facts: ReplayFacts) -> str:
-    first, last = (
-        datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M") for ns in (facts.first_ns, facts.end_ns)
-    )
+    first, last = (datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M") for ns in (facts.first_ns, facts.end_ns))
     crossed = f", {facts.crossed:,} of them crossed (they will be quarantined)" if facts.crossed else ""
     return f"{file.name}: {facts.rows:,} {facts.kind} of {', '.join(facts.symbols)}{crossed}, {first} to {last} UTC"
 

@@ -117,9 +117,7 @@ class _Finding:
     found: str
 
     def refused(self) -> ReplayRefused:
-        return ReplayRefused(
-            f'row {self.row:,}, column "{self.column}": expected {self.expected}, found {self.found}; {NOTHING_LOADED}'
-        )
+        return ReplayRefused(f'row {self.row:,}, column "{self.column}": expected {self.expected}, found {self.found}; {NOTHING_LOADED}')
 
 
 def inspect(path: Path, catalogue: Catalogue) -> ReplayFacts:
@@ -201,16 +199,13 @@ def _blocks(path: Path, file: IO[bytes], catalogue: Catalogue) -> tuple[_Shape, 
 def _shape_of(columns: Sequence[str]) -> _Shape:
     repeated = sorted({name for name in columns if list(columns).count(name) > 1})
     if repeated:
-        raise ReplayRefused(
-            f'column "{repeated[0]}": expected once, found {list(columns).count(repeated[0])} times; {NOTHING_LOADED}'
-        )
+        raise ReplayRefused(f'column "{repeated[0]}": expected once, found {list(columns).count(repeated[0])} times; {NOTHING_LOADED}')
     nearest = max(SHAPES, key=lambda shape: len(set(shape.required) & set(columns)))
     missing = [name for name in nearest.required if name not in columns]
     if missing:
         found = ", ".join(str(name)[:40] for name in list(columns)[:20]) or "none"
         raise ReplayRefused(
-            f'column "{missing[0]}": missing for a file of {nearest.kind} (found: {found}); '
-            f"expected one of {SHAPES_TEXT}; {NOTHING_LOADED}"
+            f'column "{missing[0]}": missing for a file of {nearest.kind} (found: {found}); expected one of {SHAPES_TEXT}; {NOTHING_LOADED}'
         )
     unknown = [name for name in columns if name not in nearest.known]
     if unknown:
@@ -233,9 +228,7 @@ class _ParquetSource:
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for number in range(self._file.num_row_groups):
             try:
-                yield from self._file.iter_batches(
-                    batch_size=BLOCK_ROWS, row_groups=[number], columns=list(columns), use_threads=False
-                )
+                yield from self._file.iter_batches(batch_size=BLOCK_ROWS, row_groups=[number], columns=list(columns), use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise ReplayRefused(f"row group {number + 1} cannot be read: {_first_line(error)}; {NOTHING_LOADED}") from error
 
@@ -452,9 +445,7 @@ class _Judge:
         for name in shape.sizes + shape.optional_sizes:
             if name in values:
                 zero_allowed = name != "size"
-                yield from self._positive(
-                    block, name, self._scales.size[block.instrument], exact=name == "size", zero_allowed=zero_allowed
-                )
+                yield from self._positive(block, name, self._scales.size[block.instrument], exact=name == "size", zero_allowed=zero_allowed)
         if shape.kind == "candles":
             top = np.maximum(values["open"], values["close"])
             bottom = np.minimum(values["open"], values["close"])
@@ -529,9 +520,7 @@ def _first(
     row = int(np.argmax(wrong))
     value = (block.values[name] if values is None else values)[row]
     if isinstance(value, np.floating):
-        found = (
-            "NaN" if np.isnan(value) else "infinity" if value == np.inf else "-infinity" if value == -np.inf else f"{value:.15g}"
-        )
+        found = "NaN" if np.isnan(value) else "infinity" if value == np.inf else "-infinity" if value == -np.inf else f"{value:.15g}"
     else:
         found = str(value)
     return _Finding(block.row + row, name, expected(row), found)

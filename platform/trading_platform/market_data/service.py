@@ -224,9 +224,7 @@ class MarketData:
         except (OSError, ValueError, RuntimeError):
             raise Problem(404, "REPLAY_FILE_MISSING", f"{path!r} is not in {self._replay_directory}; copy it there first") from None
         if not file.is_relative_to(self._replay_directory.resolve()) or not file.is_file():
-            raise Problem(
-                422, "REPLAY_FILE_OUTSIDE", f"{path!r} is no file inside {self._replay_directory}; only files there are replayed"
-            )
+            raise Problem(422, "REPLAY_FILE_OUTSIDE", f"{path!r} is no file inside {self._replay_directory}; only files there are replayed")
         return file
 
     def _claim(self, symbols: tuple[str, ...]) -> None:
