@@ -58,6 +58,7 @@ class MongoSettings(Section):
     hosts: Annotated[list[str], Field(min_length=1)]
     replica_set: str | None = "trading_rs"
     database: str = "trading"
+    auth_source: str = "admin"
     user: str | None = "trading_app"
     tls_ca: str | None = None
 

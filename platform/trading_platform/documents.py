@@ -24,7 +24,7 @@ class Documents:
             options |= {"tls": True, "tlsCAFile": mongodb.tls_ca}
         password = secret("mongodb-app-password") if mongodb.tls_ca else optional_secret("mongodb-app-password")
         if password and mongodb.user:
-            options |= {"username": mongodb.user, "password": password, "authSource": mongodb.database}
+            options |= {"username": mongodb.user, "password": password, "authSource": mongodb.auth_source}
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
             mongodb.hosts,
             replicaSet=mongodb.replica_set,
