@@ -98,7 +98,7 @@ class Database:
             max_size=settings.database.pool_size,
             timeout=5.0,
             max_lifetime=600.0,
-            reconnect_timeout=30.0,
+            reconnect_timeout=4.0,
             open=False,
             check=None,
             name=application,
