@@ -15,7 +15,8 @@ MODULES = Path(__file__).parents[3] / "ansible/collections/ansible_collections/t
 def load(name: str) -> ModuleType:
     known = f"trading_platform_module_{name}"
     spec = importlib.util.spec_from_file_location(known, MODULES / f"{name}.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[known] = module
     spec.loader.exec_module(module)

@@ -73,7 +73,7 @@ def started_after(path, shown):
 
 
 def started_at(nanoseconds, shown):
-    moment = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.timezone.utc)
+    moment = datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC)
     return {**shown, "ExecMainStartTimestamp": moment.strftime("%a %Y-%m-%d %H:%M:%S.%f UTC")}
 
 
@@ -265,7 +265,8 @@ def test_stopped_unit_is_enabled_and_started(converger):
     made = converger({**RUNNING, "ActiveState": "inactive", "UnitFileState": "disabled", "InvocationID": ""})
     result = made.converge()
     assert made.calls == ["enable redis-server.service", "start redis-server.service"]
-    assert result["changed"] and not result["active"]
+    assert result["changed"]
+    assert not result["active"]
 
 
 def test_failed_unit_is_reset_before_it_is_started(converger):
@@ -296,7 +297,8 @@ def test_inspection_changes_nothing_and_tells(converger, tmp_path):
 def test_check_mode_on_a_virgin_host_tells_what_it_would_do(converger):
     made = converger({"Id": "x", "LoadState": "not-found", "ActiveState": "inactive"}, check_mode=True)
     result = made.converge()
-    assert result["changed"] and result["units"]["redis-server.service"]["actions"] == ["enable", "start"]
+    assert result["changed"]
+    assert result["units"]["redis-server.service"]["actions"] == ["enable", "start"]
     assert made.calls == []
 
 
@@ -312,7 +314,7 @@ def test_missing_unit_is_as_stopped_as_it_can_be(converger):
 
 def test_masked_unit_is_refused_with_the_remedy(converger, unit):
     shown = {**RUNNING, "LoadState": "masked", "ActiveState": "inactive", "UnitFileState": "masked"}
-    with pytest.raises(unit.UnitError, match="systemctl unmask redis-server.service"):
+    with pytest.raises(unit.UnitError, match=r"systemctl unmask redis-server\.service"):
         converger(shown).converge()
 
 

@@ -38,18 +38,12 @@ def password(length: int) -> str:
 
 
 def private_pem(key: PrivateKeyTypes) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
 
 
 def public_pem(private: str) -> str:
     key = serialization.load_pem_private_key(private.encode(), password=None)
-    return (
-        key.public_key()
-        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        .decode()
-    )
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def ca_certificate(private: str, common_name: str, days: int, now: datetime.datetime) -> str:
@@ -155,9 +149,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, object] | None = None) -> dict[str, object]:
         super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(
-            {"path": {"type": "path", "required": True}, "secrets": {"type": "dict", "required": True}}
-        )
+        _, asked = self.validate_argument_spec({"path": {"type": "path", "required": True}, "secrets": {"type": "dict", "required": True}})
         try:
             return self.converge(asked["path"], asked["secrets"])
         except SecretsError as error:
@@ -169,7 +161,7 @@ class ActionModule(ActionBase):
         existing = self._loader.load(text, path) if text else None
         if existing is not None and not isinstance(existing, dict):
             raise SecretsError(f"{path} must hold a YAML mapping of names to secrets")
-        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         made = missing(wanted, existing or {}, now)
         exposed = bool(text) and stat.S_IMODE(os.stat(path).st_mode) & 0o077 != 0
         result = {"changed": bool(made) or exposed, "made": sorted(made), "path": path}

@@ -505,8 +505,8 @@ class Converger:
         blocks = parse_show(shown)
         if len(blocks) != len(names):
             raise UnitError(f"systemctl showed {len(blocks)} units where {len(names)} were asked: {', '.join(names)}")
-        units = [unit_from(name, block) for name, block in zip(names, blocks)]
-        for unit, block in zip(units, blocks):
+        units = [unit_from(name, block) for name, block in zip(names, blocks, strict=False)]
+        for unit, block in zip(units, blocks, strict=False):
             unit.needs_daemon_reload |= unit.exists and has_unread_dropin(unit.name, block.get("DropInPaths", "").split())
         return units
 
@@ -519,7 +519,7 @@ class Converger:
             self.systemctl("daemon-reload")
             before, units = units, self.show(self.names)
             self.daemon_reloaded = {
-                new.name for old, new in zip(before, units) if old.said_reload or (old.exists and old.files != new.files)
+                new.name for old, new in zip(before, units, strict=False) if old.said_reload or (old.exists and old.files != new.files)
             }
         return units
 
@@ -570,7 +570,7 @@ class Converger:
         return unit.enabled and not unit.masked
 
     def converge(self) -> dict[str, object]:
-        needs = [self.judge(wish, unit) for wish, unit in zip(self.wishes, self.look())]
+        needs = [self.judge(wish, unit) for wish, unit in zip(self.wishes, self.look(), strict=False)]
         for need in needs:
             self.refuse_impossible(need)
         if not self.module.check_mode:
