@@ -44,6 +44,20 @@ def test_installed_packages_only(host_facts: ModuleType) -> None:
     assert packages["ufw"][0]["version"] == "0.36.2-1"
 
 
+@pytest.mark.parametrize(
+    ("status", "journal", "expected"),
+    [
+        (STATUS, [], False),
+        (STATUS.replace("install ok installed", "install ok half-configured", 1), [], True),
+        (STATUS.replace("install ok installed", "install reinstreq half-installed", 1), [], True),
+        (STATUS, ["0000"], True),
+        (STATUS, ["tmp.i"], False),
+    ],
+)
+def test_interrupted_installation_is_seen(host_facts: ModuleType, status: str, journal: list[str], expected: bool) -> None:
+    assert host_facts.half_installed(status, journal) is expected
+
+
 def test_assignments_with_and_without_quotes(host_facts: ModuleType) -> None:
     assert host_facts.parse_assignments('ID=debian\nVERSION_ID="12"\n# X=1\n') == {"ID": "debian", "VERSION_ID": "12"}
 

@@ -97,6 +97,12 @@ def parse_dpkg_status(text: str) -> dict[str, list[dict[str, str]]]:
     return packages
 
 
+def half_installed(text: str, updates: list[str]) -> bool:
+    """Whether dpkg was interrupted: packages on their way in dpkg's status file, or entries in its journal."""
+    states = {line.split()[-1] for line in re.findall(r"^Status: install \S+ .*$", text, re.MULTILINE)}
+    return bool(states & {"half-installed", "unpacked", "half-configured"} or [name for name in updates if name.isdigit()])
+
+
 def parse_assignments(text: str) -> dict[str, str]:
     """KEY=value lines, as in /etc/os-release and /etc/default."""
     return {key: value.strip().strip("\"'") for key, value in re.findall(r"^\s*(\w+)\s*=(.*)$", text, re.MULTILINE)}
@@ -222,11 +228,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     release = parse_assignments(read("/etc/os-release"))
+    status = read("/var/lib/dpkg/status")
+    journal = os.listdir("/var/lib/dpkg/updates") if os.path.isdir("/var/lib/dpkg/updates") else []
     zone = os.path.realpath("/etc/localtime")
     module.exit_json(
         changed=False,
         ansible_facts={
-            "packages": parse_dpkg_status(read("/var/lib/dpkg/status")),
+            "packages": parse_dpkg_status(status),
             "trading_host": {
                 "system": release.get("ID", "unknown"),
                 "version": release.get("VERSION_ID", "unknown"),
@@ -241,6 +249,7 @@ def main() -> None:
                 "sysctl": settings(module.params["sysctl"]),
                 "users": accounts(module.params["users"]),
                 "ssh_connection": ssh_connection(),
+                "half_installed": half_installed(status, journal),
                 "package_index_age": package_index_age(),
             },
         },
