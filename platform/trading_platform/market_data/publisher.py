@@ -111,11 +111,6 @@ class Publisher:
             count += 1
         return count
 
-    def observe(self, ticks: Ticks) -> None:
-        """Take ticks in without sending them: what went before the first ones that are sent."""
-        for instrument_id in np.unique(ticks.instrument).tolist():
-            self._latest_of(instrument_id, ticks)
-
     def _latest_of(self, instrument_id: int, ticks: Ticks) -> tuple[_Latest, int]:
         """The instrument's newest prices, and the time of its newest tick."""
         rows = np.flatnonzero(ticks.instrument == instrument_id)

@@ -18,6 +18,7 @@ import msgspec
 from trading_platform import bus
 from trading_platform.bus import Bus
 from trading_platform.market_data.feeds import ReplayFeed
+from trading_platform.market_data.ticks import Ticks
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ KEY_PREFIX: Final = "md:replay:"
 KEPT_S: Final = 7 * 86_400
 SILENT_S: Final = 15.0
 REPORT_EVERY_S: Final = 1.0
+CONSUMERS_MAY_LAG: Final = 2_000
+CONSUMERS_WAITED_FOR_S: Final = 30.0
 
 State = Literal["running", "done", "failed", "interrupted"]
 ID: Final = re.compile(r"[0-9a-f]{12}")
@@ -59,6 +62,19 @@ class Running:
         self._speed = speed
         self._intervals_s = intervals_s
         self._reported = 0.0
+        self.unsent: Ticks | None = None
+        self._lag: tuple[int, float] | None = None
+        self._follows = True
+
+    def waits_for_consumers(self, lag: int, monotonic: float) -> bool:
+        """Whether to hold still at this lag. Consumers that make no progress for CONSUMERS_WAITED_FOR_S are waited for no more."""
+        if lag <= CONSUMERS_MAY_LAG or not self._follows:
+            self._lag = None
+            return False
+        if self._lag is None or lag < self._lag[0]:
+            self._lag = (lag, monotonic)
+        self._follows = monotonic - self._lag[1] < CONSUMERS_WAITED_FOR_S
+        return self._follows
 
     def report(self, state: State, now: float, detail: str = "") -> Replay:
         facts = self.feed.facts

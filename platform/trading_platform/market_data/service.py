@@ -40,8 +40,7 @@ LIVE_AGE_NS: Final = 5 * SECOND_NS
 HISTORY_STEP_NS: Final = 60 * SECOND_NS
 # A new leader sends the candles that closed while nobody led, if that was not longer ago than this.
 RESEND_NS: Final = 3600 * SECOND_NS
-CONSUMERS_MAY_LAG: Final = 2_000
-CONSUMERS_WAITED_FOR_S: Final = 30.0
+BUS_RETRIED_EVERY_S: Final = 0.2
 
 
 class _Lane:
@@ -52,6 +51,7 @@ class _Lane:
         self.label = feed.source.partition(":")[0]
         self.quarantine = Quarantine()
         self.builder = CandleBuilder(intervals_ns) if intervals_ns else None
+        self.sent_until_ns = 0
 
     async def take(self, now_ns: int) -> tuple[Ticks, Candles]:
         """What is due, cleaned, and the candles it closed."""
@@ -112,8 +112,8 @@ class MarketData:
         catalogue = await self.catalogue()
         publisher = Publisher(self._bus, catalogue)
         try:
-            lanes = [lane for lane in [await self._live_lane(context, catalogue, publisher)] if lane]
             self._publisher = publisher
+            lanes = [lane for lane in [await self._live_lane(context, catalogue, publisher)] if lane]
             while not context.stopping:
                 context.beat()
                 context.lease.assert_held()
@@ -122,9 +122,11 @@ class MarketData:
                     self._running[running.id] = (running, lane)
                 for lane in lanes:
                     await self._move(lane, publisher)
+                hurry = False
                 for running, lane in list(self._running.values()):
-                    await self._play(context, running, lane, publisher)
-                await self._rest(context, lanes)
+                    moved = await self._play(running, lane, publisher)
+                    hurry = hurry or (moved and running.feed.unpaced)
+                await self._rest(context, lanes, hurry)
         finally:
             self._publisher = None
             metrics.forget(self.live_symbols)
@@ -142,15 +144,17 @@ class MarketData:
         begin = max(now_ns - self._settings.history_s * SECOND_NS, min(known.values(), default=0))
         feed = SyntheticFeed(market, begin - begin % longest)
         lane = _Lane(feed, self._intervals_ns)
-        while feed.watermark_ns < time.time_ns() - LIVE_AGE_NS:
+        while feed.watermark_ns < time.time_ns() - SECOND_NS:
             context.beat()
-            until = min(feed.watermark_ns + HISTORY_STEP_NS, time.time_ns())
-            ticks = await asyncio.to_thread(feed.advance, until)
-            publisher.observe(ticks[max(0, len(ticks) - 1_000) :])
+            ticks = await asyncio.to_thread(feed.advance, min(feed.watermark_ns + HISTORY_STEP_NS, time.time_ns()))
             candles = lane.candles(ticks)
             self.store.add(candles, feed.source)
             missed = candles[self._missed(candles, known, now_ns)]
-            await publisher.publish(Ticks.empty(), missed, feed.source, time.time_ns())
+            # The present does not wait for the past: it is the same market, whenever it is asked.
+            until = time.time_ns()
+            present = market.ticks(max(lane.sent_until_ns, until - SECOND_NS), until)
+            lane.sent_until_ns = until
+            await publisher.publish(present, missed, feed.source, until)
         log.info("live feed ready", extra={"symbols": self.live_symbols, "history_s": (now_ns - begin) // SECOND_NS})
         return lane
 
@@ -181,11 +185,12 @@ class MarketData:
         now_ns = time.time_ns()
         ticks, candles = await lane.take(now_ns)
         self.store.add(candles, lane.feed.source)
-        live = ticks[int(np.searchsorted(ticks.ts_event, now_ns - LIVE_AGE_NS)) :]
-        sent = await publisher.publish(live, candles, lane.feed.source, now_ns)
-        if sent and len(live):
+        old, sent = (int(row) for row in np.searchsorted(ticks.ts_event, [now_ns - LIVE_AGE_NS, lane.sent_until_ns]))
+        live = ticks[max(old, sent) :]
+        published = await publisher.publish(live, candles, lane.feed.source, now_ns)
+        if published and len(live):
             metrics.LATENCY.observe((time.time_ns() - int(live.ts_event[0])) / 1e9)
-        lost = len(ticks) - (len(live) if sent else 0)
+        lost = max(0, len(ticks) - sent) - (len(live) if published else 0)
         if lost:
             metrics.DROPPED.labels(lane.label).inc(lost)
 
@@ -239,36 +244,27 @@ class MarketData:
             raise Problem(409, "SYMBOL_IS_REPLAYED", f"{taken[0]} is being replayed already; wait until that replay is done")
         self._symbols_taken |= set(symbols)
 
-    async def _play(self, context: LoopContext, running: Running, lane: _Lane, publisher: Publisher) -> None:
-        """One moment of a replay: nothing is lost, so it holds still while the bus is away or consumers are behind."""
-        try:
-            ticks, candles = await lane.take(time.time_ns())
-        except ReplayRefused as error:
-            await self._end(running, "failed", str(error))
-            return
-        self.store.add(candles, running.feed.source)
-        while not await publisher.publish(ticks, candles, running.feed.source, time.time_ns()):
-            candles = Candles.empty()  # kept by the publisher
-            context.beat()
-            context.lease.assert_held()
-            if context.stopping:
-                return
-            await context.sleep(0.5)
-        if running.feed.finished:
+    async def _play(self, running: Running, lane: _Lane, publisher: Publisher) -> bool:
+        """One moment of a replay, and whether it moved: nothing is lost, so it holds still while the bus is away, and at full speed
+        while consumers of candles are behind."""
+        if running.unsent is None:
+            if running.feed.unpaced and running.waits_for_consumers(await self._bus_lag(), time.monotonic()):
+                return False
+            try:
+                ticks, candles = await lane.take(time.time_ns())
+            except ReplayRefused as error:
+                await self._end(running, "failed", str(error))
+                return True
+            self.store.add(candles, running.feed.source)
+        else:
+            ticks, candles = running.unsent, Candles.empty()  # the publisher has kept the candles
+        sent = await publisher.publish(ticks, candles, running.feed.source, time.time_ns())
+        running.unsent = None if sent else ticks
+        if sent and running.feed.finished:
             await self._end(running, "done")
-            return
-        if running.due_for_report(time.monotonic()):
+        elif sent and running.due_for_report(time.monotonic()):
             await replays.save(self._bus, running.report("running", time.time()))
-            await self._let_consumers_follow(context)
-
-    async def _let_consumers_follow(self, context: LoopContext) -> None:
-        """Hold a replay while a consumer of candles is far behind; one that makes no progress is not waited for."""
-        until = time.monotonic() + CONSUMERS_WAITED_FOR_S
-        while not context.stopping and time.monotonic() < until:
-            if await self._bus_lag() <= CONSUMERS_MAY_LAG:
-                return
-            context.beat()
-            await context.sleep(0.05)
+        return sent
 
     async def _bus_lag(self) -> int:
         try:
@@ -302,12 +298,14 @@ class MarketData:
 
     # --- pace ---------------------------------------------------------------------------------------------------------
 
-    async def _rest(self, context: LoopContext, lanes: list[_Lane]) -> None:
+    async def _rest(self, context: LoopContext, lanes: list[_Lane], hurry: bool) -> None:
         """Until something is due; never shorter than the batch window, so that what comes together leaves together."""
-        now_ns = time.time_ns()
-        feeds = [lane.feed for lane in lanes] + [running.feed for running, _ in self._running.values()]
-        wait = min((feed.wait_s(now_ns) for feed in feeds), default=1.0)
-        if self._asked or any(isinstance(feed, ReplayFeed) and feed.unpaced for feed in feeds):
+        if hurry or self._asked:
             await asyncio.sleep(0)
-        else:
-            await context.sleep(max(wait, BATCH_WINDOW_S))
+            return
+        now_ns = time.time_ns()
+        waits = [lane.feed.wait_s(now_ns) for lane in lanes]
+        waits += [
+            BUS_RETRIED_EVERY_S if running.unsent is not None else running.feed.wait_s(now_ns) for running, _ in self._running.values()
+        ]
+        await context.sleep(max(min(waits, default=1.0), BATCH_WINDOW_S))
