@@ -204,6 +204,22 @@ async def test_a_replay_plays_at_the_speed_asked_for(quick: Settings, files: Pat
         assert answer["progress"] < 0.5
 
 
+async def test_a_replay_is_stopped_and_its_symbol_is_free_again(quick: Settings, files: Path) -> None:
+    async with running(quick) as (_, client):
+        file = candle_file(files / "btc.parquet", minutes=600)
+        started = await replay(client, file, speed=1)
+        taken = await client.post("/replays", json={"path": file.name})
+        assert (taken.status_code, taken.json()["code"]) == (409, "SYMBOL_IS_REPLAYED")
+        assert (await client.delete(f"/replays/{started['id']}")).status_code == 202
+
+        async def interrupted() -> bool:
+            return await replay_state(client, started["id"]) == "interrupted"
+
+        await eventually(interrupted)
+        assert (await client.delete(f"/replays/{started['id']}")).status_code == 404
+        await done(client, (await replay(client, file))["id"])
+
+
 async def test_the_same_replay_twice_stores_each_candle_once(quick: Settings, files: Path, db: Database) -> None:
     async with running(quick) as (_, client):
         for _ in range(2):
@@ -250,9 +266,7 @@ async def test_a_wrong_file_is_refused_by_row_and_column_and_nothing_is_loaded(
         (".", 422, "REPLAY_FILE_OUTSIDE"),
     ],
 )
-async def test_only_files_inside_the_replay_directory_are_replayed(
-    quick: Settings, files: Path, path: str, status: int, code: str
-) -> None:
+async def test_only_files_inside_the_replay_directory_are_replayed(quick: Settings, files: Path, path: str, status: int, code: str) -> None:
     candle_file(files.parent / "outside.parquet")
     (files / "link.parquet").symlink_to(files.parent / "outside.parquet")
     async with running(quick) as (_, client):

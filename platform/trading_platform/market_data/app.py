@@ -158,6 +158,12 @@ def _routes(service: Service, market: MarketData, settings: Settings) -> None:
         speed = None if request.speed == "max" else float(request.speed)
         return _document(await market.start_replay(request.path, speed))
 
+    @app.delete("/replays/{replay_id}", status_code=202, tags=["replay"])
+    async def stop_replay(replay_id: str) -> dict[str, Any]:
+        """Stop a replay; what it has said already stays said."""
+        await market.stop_replay(replay_id)
+        return {"id": replay_id, "state": "stopping"}
+
     @app.get("/replays/{replay_id}", tags=["replay"])
     async def replay(replay_id: str) -> dict[str, Any]:
         """How far a replay is; any host can say."""

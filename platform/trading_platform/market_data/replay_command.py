@@ -49,12 +49,13 @@ def parser() -> argparse.ArgumentParser:
         "1 the replay failed or was interrupted, 2 wrong use, 3 the file is refused, 4 this host does not lead "
         "market data (the leader is named), 5 the service does not answer.",
     )
-    command.add_argument("file", metavar="FILE", type=Path)
+    command.add_argument("file", metavar="FILE", type=Path, nargs="?")
     command.add_argument(
         "--speed", type=_speed, default=1.0, metavar="N|max", help="multiple of real time, or as fast as it goes (default 1)"
     )
     command.add_argument("--wait", action="store_true", help="show progress until the replay ends")
     command.add_argument("--check", action="store_true", help="only check the file")
+    command.add_argument("--stop", metavar="ID", help="stop a running replay instead of starting one")
     return command
 
 
@@ -71,7 +72,10 @@ def _speed(text: str) -> float | str:
 
 
 def main() -> int:
-    arguments = parser().parse_args()
+    command = parser()
+    arguments = command.parse_args()
+    if (arguments.file is None) == (arguments.stop is None):
+        command.error("give a FILE to replay, or --stop ID")
     try:
         settings = config.load()
         with httpx.Client(base_url=settings.url("market-data"), timeout=httpx.Timeout(10.0, read=300.0)) as service:
@@ -92,6 +96,10 @@ def _say(status: int, text: str) -> int:
 
 
 def run(arguments: argparse.Namespace, settings: Settings, service: httpx.Client) -> int:
+    if arguments.stop is not None:
+        _ask(service, "DELETE", f"/replays/{arguments.stop}")
+        print(f"replay {arguments.stop} stops")
+        return DONE
     facts = _check(arguments.file, service)
     print(_describe(arguments.file, facts))
     if arguments.check:

@@ -63,6 +63,7 @@ class Running:
         self._intervals_s = intervals_s
         self._reported = 0.0
         self.unsent: Ticks | None = None
+        self.stopped_by: str | None = None
         self._lag: tuple[int, float] | None = None
         self._follows = True
 

@@ -222,6 +222,17 @@ class MarketData:
         log.info("replay starts", extra={"replay": replay_id, "file": file.name, "rows": facts.rows, "speed": speed or "max"})
         return report
 
+    async def stop_replay(self, replay_id: str) -> None:
+        """Have it end at the next moment. Raises Problem."""
+        playing = {running.id: running for running, _ in [*self._running.values(), *self._asked]}
+        if replay_id not in playing:
+            raise (
+                await self._not_leading()
+                if self._publisher is None
+                else Problem(404, "UNKNOWN_REPLAY", f"no replay {replay_id[:40]!r} is running on this host")
+            )
+        playing[replay_id].stopped_by = "an operator"
+
     def _replay_path(self, path: str) -> Path:
         """The file asked for, inside the replay directory and nowhere else."""
         try:
@@ -247,6 +258,9 @@ class MarketData:
     async def _play(self, running: Running, lane: _Lane, publisher: Publisher) -> bool:
         """One moment of a replay, and whether it moved: nothing is lost, so it holds still while the bus is away, and at full speed
         while consumers of candles are behind."""
+        if running.stopped_by is not None:
+            await self._end(running, "interrupted", f"stopped by {running.stopped_by}")
+            return True
         if running.unsent is None:
             if running.feed.unpaced and running.waits_for_consumers(await self._bus_lag(), time.monotonic()):
                 return False
