@@ -251,11 +251,11 @@ def same_roles(found: list[dict], asked: list[dict]) -> bool:
     return key(found) == key(asked)
 
 
-def majority_can_lose(config: dict, states: dict[str, str]) -> bool:
-    """Whether a voting member can go while a majority of the remaining ones is healthy."""
-    voters = [member["host"] for member in config["members"] if member.get("votes", 1)]
+def majority_remains(config: dict, states: dict[str, str], leaving: str) -> bool:
+    """Whether a majority of the voting members that stay is healthy."""
+    voters = [m["host"] for m in config["members"] if m.get("votes", 1) and m["host"] != leaving]
     healthy = [host for host in voters if states.get(host) in ("PRIMARY", "SECONDARY")]
-    return len(healthy) > (len(voters) // 2) + 1 or len(voters) == 2
+    return len(healthy) > len(voters) // 2
 
 
 # Talking to it --------------------------------------------------------------------------------------------------------
@@ -511,7 +511,7 @@ class ReplicaSet:
             if host == leader:
                 raise SetError(f"{host} is to be removed and is the primary. Hand over first: rs.stepDown() on {host}.")
             states = self.statuses(client)
-            if not majority_can_lose(config, states):
+            if not majority_remains(config, states, host):
                 raise SetError(
                     f"removing {host} would leave no majority: "
                     + ", ".join(f"{name} is {state}" for name, state in states.items())
