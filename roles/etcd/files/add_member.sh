@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # add_member NAME PEER_URL
 # Makes NAME a member of the running cluster and prints, as the last line, the cluster as its first start needs it.
 # Runs on a member; ETCDCTL_* say how to reach it. Exit 3: the cluster has no majority.

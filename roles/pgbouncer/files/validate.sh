@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # validate FILE
 # PgBouncer cannot check a configuration without running it: run a copy that listens on a socket of its own, for a moment.
 set -euo pipefail

@@ -28,10 +28,12 @@ with ours as (select * from pg_roles where rolname like 'trading\_%'),
 facts as (
   select 'role', rolname, array[rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, rolinherit]::text,
          rolconnlimit::text from ours
-  union all select 'member', r.rolname, m.rolname, '' from pg_auth_members a join pg_roles r on r.oid = a.roleid join ours m on m.oid = a.member
+  union all select 'member', r.rolname, m.rolname, ''
+    from pg_auth_members a join pg_roles r on r.oid = a.roleid join ours m on m.oid = a.member
   union all select 'setting', coalesce(r.rolname, ''), coalesce(d.datname, ''), s.setconfig::text
     from pg_db_role_setting s left join pg_roles r on r.oid = s.setrole left join pg_database d on d.oid = s.setdatabase
-  union all select 'database', d.datname, r.rolname, d.datacl::text from pg_database d join pg_roles r on r.oid = d.datdba where not datistemplate
+  union all select 'database', d.datname, r.rolname, d.datacl::text
+    from pg_database d join pg_roles r on r.oid = d.datdba where not datistemplate
 )
 select json_build_object(
   'fingerprint', (select md5(string_agg(f::text, E'\n' order by f::text)) from facts f),
