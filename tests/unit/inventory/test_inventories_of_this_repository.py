@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+# Not what the caller's shell says about some other inventory.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
 
 
 def validate(inventory: Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -22,7 +24,7 @@ def validate(inventory: Path, cwd: Path = ROOT, **environment: str) -> subproces
         timeout=60,
         check=False,
         cwd=cwd,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **environment},
+        env={**ENVIRONMENT, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **environment},
     )
 
 
@@ -40,7 +42,7 @@ def test_the_example_is_refused_for_its_placeholders_only() -> None:
     done = validate(ROOT / "inventory/production.example")
     assert done.returncode != 0
     found = problems(done.stdout)
-    assert found and all(line.endswith("is a placeholder. Put your own value there") for line in found), found
+    assert [line for line in found if not line.endswith("is a placeholder. Put your own value there")] == []
     variables = {line.split(": ")[1] for line in found}
     assert variables == {"ansible_host", "trading_domain", "certbot_email"}
 
@@ -70,7 +72,7 @@ def test_it_reads_an_encrypted_vault(tmp_path: Path) -> None:
     password.write_text("the lab's own word\n")
     environment = {"ANSIBLE_VAULT_PASSWORD_FILE": str(password)}
     encrypt = [Path(sys.executable).with_name("ansible-vault"), "encrypt", vault]
-    subprocess.run(encrypt, check=True, capture_output=True, env={**os.environ, **environment})
+    subprocess.run(encrypt, check=True, capture_output=True, env={**ENVIRONMENT, **environment})
     done = validate(tmp_path / "lab", **environment)
     assert "vault.yml:1: vault_redis_app_password: has 7 characters" in done.stdout
     assert "not encrypted" not in done.stdout

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
 
 
 def only(problems: list[str]) -> str:
@@ -222,6 +226,17 @@ def test_hosts_that_do_not_share_a_host_do_not_share_memory(inventory: Any) -> N
     inventory.variables |= {"redis_maxmemory_mb": 4096, "mongodb_cache_mb": 4096}
     inventory.groups["redis"], inventory.groups["mongodb"] = ["host1"], ["host2"]
     assert inventory.check() == []
+
+
+def test_what_tiers_promise_is_what_the_role_host_asks_for(rules: ModuleType) -> None:
+    asked = yaml.safe_load((ROOT / "roles/host/vars/main.yml").read_text())["_host_tiers"]
+    assert {tier: needs["memory_mb"] for tier, needs in asked.items() if tier != "lab"} == rules.TIER_MEMORY_MB
+
+
+def test_the_sizes_that_are_added_up_are_variables_of_the_roles(rules: ModuleType) -> None:
+    for name, role, _ in rules.MEMORY_ASKED:
+        options = yaml.safe_load((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+        assert name in options
 
 
 # ---- placeholders and secrets -------------------------------------------------------------------

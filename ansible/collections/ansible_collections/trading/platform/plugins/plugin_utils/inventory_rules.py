@@ -51,17 +51,17 @@ REMOVED: dict[str, str] = {
 # An operator's own helper variables, which other values refer to.
 OWN_PREFIX = "site_"
 
-# Memory that the tiers promise, where a host does not declare its own (trading_memory_mb). A lab's hosts share their
-# machine's, so a lab promises none.
-TIER_MEMORY_MB = {"minimum": 8 * 1024, "recommended": 16 * 1024}
+# Memory that the tiers promise, where a host does not declare its own (trading_memory_mb); the role host measures it. A
+# lab's hosts share their machine's, so a lab promises none.
+TIER_MEMORY_MB = {"minimum": 8192, "recommended": 16384}
 MEMORY_SHARE = 0.8
-# Caches and services that may be given a fixed size: variable, group of the hosts that have it, MiB of one unit.
+# What may be given a fixed size, by the group of the hosts that have it, and how often a host has it: the platform's
+# services have a limit each, of which a third is in use at a time; PostgreSQL takes at least a quarter of what it may count on.
 MEMORY_ASKED = (
-    ("postgresql_shared_buffers_mb", "postgresql", 1),
+    ("postgresql_host_memory_mb", "postgresql", 0.25),
     ("mongodb_cache_mb", "mongodb", 1),
     ("redis_maxmemory_mb", "redis", 1),
-    ("redis_max_memory_mb", "redis", 1),
-    ("platform_memory_mb", "platform", 1),
+    ("platform_service_memory_mib", "platform", 7 / 3),
 )
 
 MINIMUM_SECRET_LENGTH = 16
@@ -537,7 +537,7 @@ def memory(inventory: Inventory) -> Iterator[Problem]:
         if not has:
             continue
         asked = {
-            name: mib * factor
+            name: int(mib * factor)
             for name, group, factor in MEMORY_ASKED
             if host in inventory.members(group) and (mib := stated_mib(inventory, name, host))
         }
