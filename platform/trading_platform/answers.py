@@ -26,7 +26,7 @@ def _plain(value: Any, numbers: bool) -> Any:
     """Decimals as asked for, at any depth."""
     match value:
         case Decimal():
-            return value if numbers else money.text(value)
+            return Decimal(money.text(value)) if numbers else money.text(value)
         case dict():
             return {key: _plain(item, numbers) for key, item in value.items()}
         case list() | tuple():

@@ -1,4 +1,4 @@
-"""PostgreSQL: one pool a process, explicit transactions, SQL in plain sight, typed rows.
+"""PostgreSQL: one pool a process, explicit transactions, SQL in plain sight, typed rows, times in UTC.
 
 Connections may go through PgBouncer in transaction pooling: nothing here relies on a session (no prepared statements,
 no SET, no LISTEN). What needs a session (migrations, rebuilds) uses `connect_session`.
@@ -13,14 +13,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import TupleRow, class_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from trading_platform.config import Settings, optional_secret, secret
+
+
+class _UtcLoader(Loader):
+    """timestamptz as UTC, whatever time zone the server or the pooler's session happens to have."""
+
+    def load(self, data: Buffer) -> datetime:
+        return datetime.fromisoformat(bytes(data).decode()).astimezone(UTC)
+
+
+psycopg.adapters.register_loader("timestamptz", _UtcLoader)
 
 Params = Sequence[Any] | Mapping[str, Any]
 R = TypeVar("R")

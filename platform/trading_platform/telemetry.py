@@ -34,7 +34,7 @@ LEASE_TOKEN = Gauge("smc_trading_lease_token", "Fencing token of the lease held"
 BUS_LAG = Gauge("smc_trading_bus_lag_entries", "Entries of a stream a consumer group has not read yet", ["stream", "group"])
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
 def accept_request_id(offered: str | None) -> str:

@@ -152,6 +152,8 @@ class AccountEngine:
             metrics.SIGNALS.labels("invalid").inc()
             return
         metrics.SIGNALS.labels("traded" if created else "duplicate").inc()
+        if created:
+            self._observe_slippage(order, signal)
         log.info("signal handled", extra={"signal": signal.id, "client_order_id": order.id, "status": order.status, "new": created})
 
     async def _fills(self, context: LoopContext) -> None:
@@ -179,6 +181,15 @@ class AccountEngine:
                 if unknown or time.monotonic() >= due:
                     await self._reconcile(starting=False)
                     due = time.monotonic() + RECONCILE_EVERY_S
+
+    def _observe_slippage(self, order: Order, signal: Signal) -> None:
+        """How much worse the order traded than the price its decision saw."""
+        seen = self._require_catalogue().symbol(signal.symbol).price(signal.price)
+        if order.filled_quantity == 0 or seen <= 0:
+            return
+        average = money.divide(order.filled_notional, order.filled_quantity)
+        worse = average - seen if signal.side == "buy" else seen - average
+        metrics.SLIPPAGE.observe(float(worse / seen))
 
     # --- orders in ----------------------------------------------------------------------------------------------------
 

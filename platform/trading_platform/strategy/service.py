@@ -100,7 +100,11 @@ class StrategyRunner:
         elif candle.ts_open_ns == watch.newest_ns:
             CANDLES.labels(candle.symbol, "duplicate").inc()
             return None
+        signal = await self._decide(watch, candle, tradable)
         watch.newest_ns = candle.ts_open_ns
+        return signal
+
+    async def _decide(self, watch: _Watch, candle: Candle, tradable: bool) -> Signal | None:
         held = await self._store.held(self._settings.account, watch.instrument)
         decision = watch.model.on_candle(candle, held)
         WARM.labels(self._settings.name, candle.symbol).set(1 if watch.model.is_warm else 0)

@@ -36,6 +36,7 @@ class DecisionJournal:
         self._documents = documents
         self._waiting: deque[dict[str, Any]] = deque(maxlen=capacity)
         self._filled = asyncio.Event()
+        self._is_away = False
 
     def add(self, document: dict[str, Any]) -> None:
         """Keep a decision; `_id` makes it unique. Never waits, never fails."""
@@ -71,8 +72,13 @@ class DecisionJournal:
                 log.warning("decisions refused by the journal", extra={"error": str(error)[:500]})
                 return False
         except PyMongoError as error:
-            log.warning("journal is away; decisions wait", extra={"waiting": len(self._waiting), "error": str(error)[:200]})
+            if not self._is_away:
+                log.warning("journal is away; decisions wait", extra={"waiting": len(self._waiting), "error": str(error)[:200]})
+            self._is_away = True
             return False
+        if self._is_away:
+            log.info("journal is back", extra={"waiting": len(self._waiting)})
+            self._is_away = False
         written = {id(document) for document in batch}
         while self._waiting and id(self._waiting[0]) in written:
             self._waiting.popleft()

@@ -1,0 +1,111 @@
+"""The strategy: closed candles in, one signal a decision out, MongoDB present or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Market, Platform, RedisServer, eventually, settings_for
+from trading_platform import messages
+from trading_platform.config import Settings
+from trading_platform.db import Database
+from trading_platform.messages import Candle, Signal
+
+QUICK = {"interval_s": 60, "channel": 3, "exit_channel": 2, "trend": 3, "order_notional": "1000", "instruments": ["BTCUSDT"]}
+
+
+@pytest.fixture
+def settings(postgres: Any, redis_server: RedisServer, migrated: str) -> Settings:
+    redis_server.client().flushall()
+    return settings_for(postgres, redis_server, postgres.create_database(template=migrated), strategy=QUICK)
+
+
+def candle(number: int, close: int, source: str = "test") -> Candle:
+    price = close * 100
+    return Candle(
+        symbol="BTCUSDT", interval_s=60, ts_open_ns=number * 60_000_000_000, open=price, high=price, low=price, close=price, volume=1,
+        source=source,
+    )  # fmt: skip
+
+
+async def publish(bus: Any, *candles: Candle, entry_id: str = "*") -> None:
+    for each in candles:
+        await bus.redis.xadd(messages.CANDLES, messages.encode(each), id=entry_id)
+
+
+async def signals(bus: Any) -> list[Signal]:
+    return [messages.decode(fields, Signal) for _, fields in await bus.redis.xrange(messages.SIGNALS)]
+
+
+async def seen(platform: Platform, number: int) -> None:
+    async def reached() -> bool:
+        watches = (await platform["strategy"].get("/strategies")).json()[0]["watches"]
+        return bool(watches and watches["BTCUSDT"]["newest_candle_ns"] == number * 60_000_000_000)
+
+    await eventually(reached, what=f"candle {number} seen by the strategy")
+
+
+BREAKOUT = [candle(number, close) for number, close in enumerate([100, 101, 100, 102])]
+
+
+async def test_a_breakout_becomes_one_signal_sized_by_value(platform: Platform, bus: Any, market: Market) -> None:
+    await platform.start("strategy")
+    await publish(bus, *BREAKOUT)
+    await seen(platform, 3)
+    (signal,) = await signals(bus)
+    assert (signal.side, signal.reason, signal.quantity, signal.price) == ("buy", "breakout_up", "9.803921", 10200)
+
+
+async def test_a_candle_delivered_again_is_not_decided_again(platform: Platform, bus: Any, market: Market) -> None:
+    await platform.start("strategy")
+    await publish(bus, *BREAKOUT, BREAKOUT[-1], candle(4, 101))
+    await seen(platform, 4)
+    assert len(await signals(bus)) == 1
+
+
+async def test_the_same_decision_after_a_restart_has_the_same_id(platform: Platform, bus: Any, market: Market) -> None:
+    await platform.start("strategy")
+    await publish(bus, *BREAKOUT)
+    await seen(platform, 3)
+    await platform.stop("strategy")
+    await bus.redis.delete(messages.CANDLES)
+    await platform.start("strategy")
+    await publish(bus, *BREAKOUT)
+    await seen(platform, 3)
+    first, second = await signals(bus)
+    assert first.id == second.id
+
+
+async def test_candles_that_waited_teach_and_are_not_traded(platform: Platform, bus: Any, market: Market) -> None:
+    for number, each in enumerate(BREAKOUT):
+        await publish(bus, each, entry_id=f"{1_000_000 + number}-0")
+    await platform.start("strategy")
+    await seen(platform, 3)
+    assert await signals(bus) == []
+
+
+async def test_what_the_database_knows_of_a_series_is_the_warm_up(platform: Platform, bus: Any, market: Market, db: Database) -> None:
+    for number, close in enumerate([100, 101, 100]):
+        await db.execute(
+            "INSERT INTO candles VALUES (1, 60, to_timestamp(%s), %s, %s, %s, %s, 1, 'test')", (number * 60, close, close, close, close)
+        )
+    await platform.start("strategy")
+    await publish(bus, BREAKOUT[-1])
+    await seen(platform, 3)
+    assert [signal.reason for signal in await signals(bus)] == ["breakout_up"]
+
+
+async def test_another_source_begins_a_series_of_its_own(platform: Platform, bus: Any, market: Market) -> None:
+    await platform.start("strategy")
+    await publish(bus, *BREAKOUT[:3], candle(3, 500, source="another"))
+    await seen(platform, 3)
+    assert await signals(bus) == []
+
+
+async def test_without_mongodb_the_strategy_is_degraded_and_decides_all_the_same(platform: Platform, bus: Any, market: Market) -> None:
+    await platform.start("strategy")
+    await publish(bus, *BREAKOUT)
+    await seen(platform, 3)
+    health = await platform["strategy"].get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert len(await signals(bus)) == 1
