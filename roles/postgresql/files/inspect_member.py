@@ -38,13 +38,15 @@ def state(name: str, api: str, context: ssl.SSLContext) -> dict:
     }
 
 
-def complaint(seen: dict) -> str:
-    """Why the member is not well; empty when it is."""
+def complaint(seen: dict, *, leader_only: bool = False) -> str:
+    """Why the member, or only the leader, is not well; empty when it is."""
     own = seen["members"].get(seen["name"], {})
     if seen["leader"] is None:
         return "the cluster has no leader"
     if seen["members"][seen["leader"]]["state"] != "running":
         return f"the leader {seen['leader']} is {seen['members'][seen['leader']]['state']}"
+    if leader_only:
+        return ""
     if not own:
         return f"{seen['name']} has not joined the cluster"
     if seen["leader"] != seen["name"] and own["state"] != "streaming":
@@ -58,13 +60,14 @@ def main() -> None:
     parser.add_argument("--api", required=True)
     parser.add_argument("--ca", required=True)
     parser.add_argument("--wait", type=float, default=0)
+    parser.add_argument("--leader-only", action="store_true", help="this member is about to be restarted: it need not be well")
     arguments = parser.parse_args()
     context = ssl.create_default_context(cafile=arguments.ca)
     until = time.monotonic() + arguments.wait
     while True:
         try:
             seen = state(arguments.name, arguments.api, context)
-            problem = complaint(seen)
+            problem = complaint(seen, leader_only=arguments.leader_only)
         except (OSError, ValueError) as error:
             problem = f"Patroni does not answer at {arguments.api}: {error}"
         if not problem:

@@ -58,9 +58,10 @@ class Patroni:
     def switch_over(self, leader: str, candidate: str) -> None:
         api = self.members()[leader]["api_url"].removesuffix("/patroni")
         self.call(f"{api}/switchover", {"leader": leader, "candidate": candidate}, self.patience)
+        # The former leader may have to be restarted before it can follow: that is why it hands over.
         self.wait(
-            f"{candidate} leads and {leader} follows",
-            lambda members: leader_of(members) == candidate and healthy(members.get(leader, {})),
+            f"{candidate} leads",
+            lambda members: leader_of(members) == candidate and healthy(members[candidate]),
         )
 
 

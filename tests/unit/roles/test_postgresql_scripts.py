@@ -123,3 +123,8 @@ def test_a_leader_that_runs_is_well() -> None:
 )
 def test_what_is_not_well_is_said(state: dict[str, Any], words: str) -> None:
     assert words in inspect.complaint(state)
+
+
+def test_a_member_that_is_about_to_be_restarted_need_not_be_well() -> None:
+    state = seen(member("b", "leader", "running"), member("a", "replica", "running"))
+    assert inspect.complaint(state, leader_only=True) == ""
