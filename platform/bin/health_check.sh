@@ -42,7 +42,8 @@ main() {
     run_probes "${others[@]}"
     collect
     judge
-    if [[ $format == json ]]; then print_json; else print_text; fi
+    # A reader who has seen enough (head) is no news.
+    if [[ $format == json ]]; then print_json; else print_text; fi 2>/dev/null
     exit "$code"
 }
 
