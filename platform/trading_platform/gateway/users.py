@@ -27,9 +27,7 @@ LONGEST_PASSWORD: Final = 256
 # RFC 9106's second recommendation (64 MiB), one lane: a login costs tens of milliseconds of one core.
 _HASHER: Final = argon2.PasswordHasher(time_cost=3, memory_cost=64 << 10, parallelism=1)
 # Verified when there is no such user, so that the answer takes as long.
-_NOBODYS_HASH: Final = (
-    "$argon2id$v=19$m=65536,t=3,p=1$qnU/Go+HuHBdPwMMIFJe2g$2yRxSFlqcM2vFjnFML1hA20oaaEGmzZkx8nsnMYBa4A"
-)
+_NOBODYS_HASH: Final = "$argon2id$v=19$m=65536,t=3,p=1$qnU/Go+HuHBdPwMMIFJe2g$2yRxSFlqcM2vFjnFML1hA20oaaEGmzZkx8nsnMYBa4A"
 # Two at a time: each holds 64 MiB.
 _HASHING: Final = asyncio.Semaphore(2)
 

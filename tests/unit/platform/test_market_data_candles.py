@@ -82,9 +82,7 @@ TICKS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 1000), st.integers(
 
 
 @given(TICKS, st.integers(1, 50))
-def test_candles_equal_those_of_a_plain_loop_however_the_ticks_are_batched(
-    ticks: list[tuple[int, int, int, int]], batch: int
-) -> None:
+def test_candles_equal_those_of_a_plain_loop_however_the_ticks_are_batched(ticks: list[tuple[int, int, int, int]], batch: int) -> None:
     ticks.sort(key=lambda tick: tick[1])
     builder = CandleBuilder([MINUTE, 5 * MINUTE])
     closed = []

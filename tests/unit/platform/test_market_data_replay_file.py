@@ -152,9 +152,7 @@ def test_unsorted_times_are_named_at_the_row_that_goes_back(tmp_path: Path, writ
 def test_times_in_milliseconds_are_told_from_nanoseconds(tmp_path: Path) -> None:
     columns = quotes()
     columns["ts_event_ns"] = columns["ts_event_ns"] // 1_000_000
-    assert "expected UTC nanoseconds since 1970 between the years 1980 and 2100, found 1640995200000" in refusal(
-        parquet(tmp_path, columns)
-    )
+    assert "expected UTC nanoseconds since 1970 between the years 1980 and 2100, found 1640995200000" in refusal(parquet(tmp_path, columns))
 
 
 def test_the_first_wrong_row_is_named_whichever_column_it_is_in(tmp_path: Path) -> None:

@@ -12,9 +12,7 @@ ETHER = SyntheticInstrument(instrument_id=2, price=250_000, tick=1, lot=100, typ
 
 
 def same(left: Ticks, right: Ticks) -> bool:
-    return all(
-        np.array_equal(getattr(left, name), getattr(right, name)) for name in ("instrument", "ts_event", "price", "size", "flags")
-    )
+    return all(np.array_equal(getattr(left, name), getattr(right, name)) for name in ("instrument", "ts_event", "price", "size", "flags"))
 
 
 def test_two_markets_with_one_seed_are_one_market() -> None:
