@@ -105,6 +105,7 @@ class Database:
             kwargs={
                 **connection_parameters(settings, application=application),
                 "prepare_threshold": None,
+                "autocommit": True,
                 "row_factory": tuple_row,
             },
             min_size=1,
@@ -130,8 +131,8 @@ class Database:
             yield cursor
 
     async def execute(self, sql: str, params: Params | None = None) -> int:
-        """One statement in its own transaction; the number of rows it touched."""
-        async with self.transaction() as cursor:
+        """One statement, a transaction of its own; the number of rows it touched."""
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
             await cursor.execute(sql.encode(), params)
             return cursor.rowcount
 

@@ -1,7 +1,7 @@
 """Rebuild the projections from the facts and show that nothing differs: `python -m trading_platform.rebuild [--apply]`.
 
 Orders are folded again from order_events; ledger, positions, trade results and cursors from fills; the deposits stay.
-Everything happens in one transaction as the migrator. Without differences it changes nothing. With differences it prints
+Everything happens in one transaction as the migrator; services that write these tables wait for it. Without differences it changes nothing. With differences it prints
 them and exits 1, and only `--apply` keeps the rebuilt rows.
 """
 
@@ -23,15 +23,15 @@ from trading_platform.engine.store import UPSERT_ORDER, fold_orders, order_param
 from trading_platform.instruments import COLUMNS, Catalogue, Instrument
 from trading_platform.portfolio.store import project
 
-# Every projection with the columns that identify and describe its rows.
+# Every projection with the columns that describe its rows. The cursor comes first: who projects locks it first, too.
 PROJECTIONS: Mapping[str, LiteralString] = {
+    "portfolio_cursor": "SELECT account_id, last_fill_seq FROM portfolio_cursor WHERE last_fill_seq > 0 ORDER BY 1",
     "ledger_transactions": "SELECT id, kind, account_id, occurred_at, fill_seq FROM ledger_transactions ORDER BY id",
     "ledger_lines": "SELECT transaction_id, line_no, account_id, book, currency, amount FROM ledger_lines ORDER BY 1, 2",
     "positions": "SELECT account_id, instrument_id, quantity, average_price, realised_pnl, fees, last_fill_seq, updated_at"
     " FROM positions ORDER BY 1, 2",
     "trade_results": "SELECT fill_seq, account_id, instrument_id, closed_quantity, realised_pnl, fee, currency, executed_at"
     " FROM trade_results ORDER BY 1",
-    "portfolio_cursor": "SELECT account_id, last_fill_seq FROM portfolio_cursor WHERE last_fill_seq > 0 ORDER BY 1",
     "orders": "SELECT client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity, limit_price,"
     " status, filled_quantity, filled_notional, fees, reason_code, reason, strategy, signal_id, last_order_seq, created_at, updated_at"
     " FROM orders ORDER BY 1",

@@ -35,7 +35,7 @@ class RiskClient:
     """POST /risk/check of the risk service on this host."""
 
     def __init__(self, base_url: str, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._client = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, transport=transport)
+        self._client = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, transport=transport, trust_env=False)
 
     async def close(self) -> None:
         await self._client.aclose()
