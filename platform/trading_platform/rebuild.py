@@ -1,8 +1,8 @@
 """Rebuild the projections from the facts and show that nothing differs: `python -m trading_platform.rebuild [--apply]`.
 
 Orders are folded again from order_events; ledger, positions, trade results and cursors from fills; the deposits stay.
-Everything happens in one transaction as the migrator; services that write these tables wait for it. Without differences it changes nothing. With differences it prints
-them and exits 1, and only `--apply` keeps the rebuilt rows.
+Everything happens in one transaction as the migrator; services that write these tables wait for it. Without differences
+it changes nothing. With differences it prints them and exits 1, and only `--apply` keeps the rebuilt rows.
 """
 
 from __future__ import annotations
