@@ -30,7 +30,6 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from psycopg import sql
-
 from trading_platform import auth, batches, config, instruments, messages, migrate
 from trading_platform.bus import Bus
 from trading_platform.config import Settings

@@ -11,7 +11,7 @@ from trading_platform import accounts, instruments, leadership
 from trading_platform.config import Settings
 from trading_platform.db import Database
 from trading_platform.engine import orders as domain
-from trading_platform.engine.orders import Event, EventType, Intent, Status, advance, client_order_id, initialize
+from trading_platform.engine.orders import Event, EventType, Intent, advance, client_order_id, initialize
 from trading_platform.engine.paper import PaperVenue
 from trading_platform.engine.store import DuplicateFill, OrderStore
 from trading_platform.engine.venue import VenueUnknown

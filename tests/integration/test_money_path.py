@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Market, Platform, eventually
-
 from trading_platform import rebuild
 from trading_platform.config import Settings
 from trading_platform.db import Database

@@ -6,7 +6,6 @@ from typing import Any
 
 import psycopg
 import pytest
-
 from trading_platform import leadership, migrate
 from trading_platform.config import Settings
 from trading_platform.db import Database
