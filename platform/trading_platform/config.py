@@ -119,11 +119,16 @@ class StrategySettings(Section):
     account: str = "paper"
     instruments: list[str] = ["BTCUSDT", "BTCUSD-PERP"]
     interval_s: Annotated[int, Field(ge=1)] = 60
+    intervals_s: dict[str, Annotated[int, Field(ge=1)]] = {}
     channel: Annotated[int, Field(ge=2, le=10_000)] = 20
     exit_channel: Annotated[int, Field(ge=2, le=10_000)] = 10
     trend: Annotated[int, Field(ge=2, le=10_000)] = 50
     order_notional: Amount = Decimal(1000)
     allow_short: bool = False
+
+    def interval_of(self, symbol: str) -> int:
+        """Seconds of the candles that instrument is traded on."""
+        return self.intervals_s.get(symbol, self.interval_s)
 
 
 class RiskSettings(Section):

@@ -87,9 +87,9 @@ class StrategyRunner:
         except InvalidMessage as error:
             log.error("candle refused", extra={"error": str(error), "entry": entry.id.decode()})
             return
-        if candle.symbol not in self._watches or candle.interval_s != self._settings.interval_s:
+        if candle.symbol not in self._watches or candle.interval_s != self._settings.interval_of(candle.symbol):
             return
-        fresh = entry.age_s(time.time()) <= 2 * max(self._settings.interval_s, 5)
+        fresh = entry.age_s(time.time()) <= 2 * max(candle.interval_s, 5)
         await self.on_candle(candle, tradable=fresh)
 
     async def on_candle(self, candle: Candle, *, tradable: bool) -> Signal | None:
