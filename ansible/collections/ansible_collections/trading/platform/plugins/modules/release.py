@@ -216,7 +216,7 @@ def prepare(tree: str) -> None:
             path = os.path.join(parent, name)
             if not os.path.islink(path):
                 os.chmod(path, 0o555 if os.path.isdir(path) or os.stat(path).st_mode & 0o100 else 0o444)
-    os.chmod(tree, 0o555)
+    os.chmod(tree, 0o555)  # noqa: S103 - everybody may read the code, nobody may write it
 
 
 def run(command: list[str]) -> None:
