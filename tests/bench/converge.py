@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fleet"))
 
-from fleet import Fleet, Run  # noqa: E402
+from fleet import Fleet, Run
 
 LIMITS = {"single": {"healthy": 240, "again": 45}, "ha": {"healthy": 480, "again": 90}}
 IDLE_MEMORY_MIB = 3072
@@ -70,7 +70,9 @@ def main() -> None:
     print(f"{given.topology + ': virgin host to healthy (s)':42} {statistics.median(r[0] for r in rounds):10.0f} {limit['healthy']:10}")
     print(f"{given.topology + ': second run, changed=0 (s)':42} {statistics.median(r[1] for r in rounds):10.0f} {limit['again']:10}")
     for host in rounds[0][2]:
-        print(f"{host + ': idle memory, all processes (MiB)':42} {statistics.median(r[2][host] for r in rounds):10.0f} {IDLE_MEMORY_MIB:10}")
+        print(
+            f"{host + ': idle memory, all processes (MiB)':42} {statistics.median(r[2][host] for r in rounds):10.0f} {IDLE_MEMORY_MIB:10}"
+        )
     for title, run in (("first run", rounds[-1][3]), ("second run", rounds[-1][4])):
         print(f"\nslowest tasks, {title}")
         for seconds, task in slowest(run):

@@ -18,7 +18,9 @@ from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 LABS = Path("/var/lib/trading-lab/labs")
-RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.M)
+RECAP = re.compile(
+    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)", re.M
+)
 
 
 T = TypeVar("T")
@@ -117,8 +119,14 @@ class Fleet:
     def play(self, playbook: str, *arguments: str, timeout: float = 1200) -> Run:
         began = time.monotonic()
         done = subprocess.run(
-            self._command(playbook, arguments), cwd=ROOT, env=self.environment, text=True, timeout=timeout, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            self._command(playbook, arguments),
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         return Run(done.returncode, done.stdout, time.monotonic() - began)
 
@@ -126,8 +134,13 @@ class Fleet:
         """Runs a playbook and kills it, hard, as soon as a task whose name contains `marker` has begun. Returns its output."""
         began = time.monotonic()
         with subprocess.Popen(
-            self._command(playbook, ()), cwd=ROOT, env={**self.environment, "PYTHONUNBUFFERED": "1"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            self._command(playbook, ()),
+            cwd=ROOT,
+            env={**self.environment, "PYTHONUNBUFFERED": "1"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         ) as process:
             assert process.stdout is not None
             lines = []

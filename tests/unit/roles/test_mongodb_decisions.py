@@ -15,7 +15,8 @@ MODULE = ROOT / "ansible/collections/ansible_collections/trading/platform/plugin
 @pytest.fixture(scope="module")
 def decide() -> ModuleType:
     spec = importlib.util.spec_from_file_location("mongodb_replica_set", MODULE)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.manager import VariableManager
+from rendered_role import prepared
 
 ROOT = Path(__file__).parents[3]
 ROLE = ROOT / "roles/platform"
@@ -23,7 +23,7 @@ SYSTEMD = ROOT / "systemd"
 
 @pytest.fixture(scope="session", autouse=True)
 def plugins() -> None:
-    init_plugin_loader()
+    prepared()
 
 
 def templar(inventory: str, host: str, **more: Any) -> Templar:

@@ -9,9 +9,7 @@ import pytest
 from rendered_role import BOOKWORM, ROOT, RenderedRole
 
 TEMPLATES = ROOT / "roles/redis/templates"
-PASSWORDS = {
-    f"vault_redis_{user}_password": f"{user}-password-of-a-test" for user in ("admin", "app", "replica", "sentinel", "monitor")
-}
+PASSWORDS = {f"vault_redis_{user}_password": f"{user}-password-of-a-test" for user in ("admin", "app", "replica", "sentinel", "monitor")}
 
 
 def role(inventory: str = "lab_ha", memory_mb: int = 24000, cores: int = 8, **stated: Any) -> RenderedRole:

@@ -16,7 +16,8 @@ ME = "10.0.0.1"
 @pytest.fixture(scope="module")
 def node() -> ModuleType:
     spec = importlib.util.spec_from_file_location("redis_node", MODULE)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -167,7 +167,7 @@ unexpected:
 
 import time
 import traceback
-from contextlib import closing
+from contextlib import closing, suppress
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -205,9 +205,7 @@ def with_new_members(config: dict, asked: list[dict]) -> tuple[dict, list[str]]:
     present = {member["host"] for member in config["members"]}
     new = [member["host"] for member in asked if member["host"] not in present]
     following = max(member["_id"] for member in config["members"]) + 1
-    added = [
-        {"_id": following + number, "host": host, "votes": 0, "priority": 0.0} for number, host in enumerate(new)
-    ]
+    added = [{"_id": following + number, "host": host, "votes": 0, "priority": 0.0} for number, host in enumerate(new)]
     return {**config, "members": [*config["members"], *added]}, new
 
 
@@ -429,9 +427,7 @@ class ReplicaSet:
         admin = self.asked["admin"]
         with closing(self.connect(self.local())) as client:
             try:
-                client.admin.command(
-                    "createUser", admin["name"], pwd=admin["password"], roles=admin["roles"], mechanisms=["SCRAM-SHA-256"]
-                )
+                client.admin.command("createUser", admin["name"], pwd=admin["password"], roles=admin["roles"], mechanisms=["SCRAM-SHA-256"])
             except OperationFailure as error:
                 if error.code == UNAUTHORIZED:
                     return False
@@ -447,9 +443,7 @@ class ReplicaSet:
             with closing(self.connect(leader, member)) as client:
                 known = client.admin.command("usersInfo", admin["name"])["users"]
                 verb = "updateUser" if known else "createUser"
-                client.admin.command(
-                    verb, admin["name"], pwd=admin["password"], roles=admin["roles"], mechanisms=["SCRAM-SHA-256"]
-                )
+                client.admin.command(verb, admin["name"], pwd=admin["password"], roles=admin["roles"], mechanisms=["SCRAM-SHA-256"])
         except OperationFailure as error:
             raise SetError(
                 f"{admin['name']} cannot log in to {leader}, and neither can the members' key ({error.details.get('errmsg')}). "
@@ -466,9 +460,7 @@ class ReplicaSet:
         found = client.admin.command("usersInfo", user["name"])["users"]
         if not found:
             if self.act(f"create the user {user['name']}"):
-                client.admin.command(
-                    "createUser", user["name"], pwd=user["password"], roles=user["roles"], mechanisms=["SCRAM-SHA-256"]
-                )
+                client.admin.command("createUser", user["name"], pwd=user["password"], roles=user["roles"], mechanisms=["SCRAM-SHA-256"])
             return
         if not same_roles(found[0]["roles"], user["roles"]) and self.act(f"correct the roles of {user['name']}"):
             client.admin.command("updateUser", user["name"], roles=user["roles"])
@@ -481,9 +473,7 @@ class ReplicaSet:
         if client.admin.command("getDefaultRWConcern").get("defaultWriteConcern") == wanted:
             return
         if self.act("make majority the default write concern"):
-            client.admin.command(
-                "setDefaultRWConcern", 1, defaultWriteConcern=wanted, writeConcern={"w": "majority", "wtimeout": 30000}
-            )
+            client.admin.command("setDefaultRWConcern", 1, defaultWriteConcern=wanted, writeConcern={"w": "majority", "wtimeout": 30000})
 
     def converge_members(self, client: pymongo.MongoClient, leader: str) -> None:
         config = client.admin.command("replSetGetConfig")["config"]
@@ -513,8 +503,7 @@ class ReplicaSet:
             states = self.statuses(client)
             if not majority_remains(config, states, host):
                 raise SetError(
-                    f"removing {host} would leave no majority: "
-                    + ", ".join(f"{name} is {state}" for name, state in states.items())
+                    f"removing {host} would leave no majority: " + ", ".join(f"{name} is {state}" for name, state in states.items())
                 )
             config = without_member(config, host)
             if self.act(f"remove {host}"):
@@ -548,7 +537,8 @@ class ReplicaSet:
             if time.monotonic() > until:
                 raise SetError(
                     "not copied within "
-                    f"{self.timeout} s: " + ", ".join(f"{host} is {states.get(host)}" for host in missing)
+                    f"{self.timeout} s: "
+                    + ", ".join(f"{host} is {states.get(host)}" for host in missing)
                     + ". They have no vote yet, so nothing depends on them; run again when they are SECONDARY."
                 )
             time.sleep(STEP)
@@ -574,12 +564,10 @@ class ReplicaSet:
         if not self.act(f"hand over from {self.self}"):
             return
         with closing(self.connect(self.self, self.asked["admin"])) as client:
-            try:
+            with suppress(ConnectionFailure):  # older servers cut the connection when they step down
                 client.admin.command("replSetStepDown", 60, secondaryCatchUpPeriodSecs=10)
-            except ConnectionFailure:
-                pass  # older servers cut the connection when they step down
         until = time.monotonic() + self.timeout
-        while self.look() and self.states.get(self.primary) != "PRIMARY" or self.primary == self.self:
+        while (self.look() and self.states.get(self.primary) != "PRIMARY") or self.primary == self.self:
             if time.monotonic() > until:
                 raise SetError(f"nobody took over from {self.self} within {self.timeout} s: {self.states}")
             time.sleep(STEP)
@@ -593,8 +581,7 @@ class ReplicaSet:
                 return
             if time.monotonic() > until:
                 raise SetError(
-                    f"{self.self} is {self.states[self.self]} after {self.timeout} s, the set: {self.states}. "
-                    "Look at: journalctl -u mongod"
+                    f"{self.self} is {self.states[self.self]} after {self.timeout} s, the set: {self.states}. Look at: journalctl -u mongod"
                 )
             time.sleep(STEP)
 

@@ -141,7 +141,6 @@ quorum:
   returned: always
 """
 
-import os
 import secrets
 import socket
 import ssl
@@ -303,7 +302,7 @@ class Node:
             return
         others = [host for host in self.hosts if host != self.self]
         with ThreadPoolExecutor(max(len(others), 1)) as pool:
-            answers = zip(others, pool.map(self.role_of, others))
+            answers = zip(others, pool.map(self.role_of, others), strict=True)
         self.primary = leader({host: role for host, role in answers if role}, self.hosts[0])
 
     def accepts_peers(self) -> bool:
@@ -377,7 +376,7 @@ class Node:
         name = self.asked["primary_name"]
         with self.sentinel("monitor") as sentinel:
             flat = sentinel.call("SENTINEL", "MASTER", name)
-            known = dict(zip(flat[::2], flat[1::2]))
+            known = dict(zip(flat[::2], flat[1::2], strict=True))
             if known["ip"] != self.primary:
                 return f"Sentinel says {known['ip']} leads, Redis says {self.primary}"
             if known["flags"] != "master":
