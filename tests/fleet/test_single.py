@@ -221,8 +221,8 @@ def test_no_secret_is_in_a_process_list_an_environment_a_journal_or_a_world_read
         "command lines": "cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
         "environments": "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' ' '",
         "journal": "journalctl --no-pager --quiet --output=cat",
-        "world-readable files": "find / -xdev -type f -perm -o=r -size -2M -not -path '/proc/*' -not -path '/sys/*' -not -path '/usr/share/*' "
-        "-not -path '/usr/lib/*' -not -path '/var/lib/dpkg/*' -not -path '*/site-packages/*' -print0 | "
+        "world-readable files": "find / -xdev -type f -perm -o=r -size -2M -not -path '/proc/*' -not -path '/sys/*' "
+        "-not -path '/usr/share/*' -not -path '/usr/lib/*' -not -path '/var/lib/dpkg/*' -not -path '*/site-packages/*' -print0 | "
         'while IFS= read -r -d \'\' file; do d=$file; reach=yes; while [ "$d" != / ]; do d=$(dirname "$d"); '
         'case $(stat -c %A "$d") in *[xt]) ;; *) reach=no; break;; esac; done; [ $reach = yes ] && cat "$file"; done',
     }

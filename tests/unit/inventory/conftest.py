@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +13,9 @@ import yaml
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.vars.manager import VariableManager
+from plugins import prepared
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "ansible/collections"))
 PLUGINS = "ansible_collections.trading.platform.plugins"
 GROUPS = ("etcd", "postgresql", "mongodb", "redis", "platform", "edge")
 KEY = "s7Jq2Lx9-VwR4tZ8m"
@@ -25,11 +24,13 @@ VAULT = {"vault_redis_app_password": f"{KEY}aB", "vault_mongodb_app_password": f
 
 @pytest.fixture(scope="session")
 def rules() -> ModuleType:
+    prepared()
     return importlib.import_module(f"{PLUGINS}.plugin_utils.inventory_rules")
 
 
 @pytest.fixture(scope="session")
 def files() -> ModuleType:
+    prepared()
     return importlib.import_module(f"{PLUGINS}.plugin_utils.inventory_files")
 
 

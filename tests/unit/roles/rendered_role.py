@@ -6,15 +6,14 @@ inventory, the role's vars, what the test states.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.manager import VariableManager
+from plugins import prepared
 
 ROOT = Path(__file__).parents[3]
 BOOKWORM = {"distribution_major_version": "12", "packages": {}}
@@ -50,9 +49,3 @@ class RenderedRole:
     def template(self, path: Path) -> str:
         """A template file, as the role's task renders it."""
         return str(self.value(f"lookup('ansible.builtin.template', '{path}')"))
-
-
-@cache
-def prepared() -> None:
-    """Ansible's plugins, found once."""
-    init_plugin_loader([str(ROOT / "ansible/collections")])

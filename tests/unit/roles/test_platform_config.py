@@ -14,7 +14,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.manager import VariableManager
-from rendered_role import prepared
+from plugins import prepared
 
 ROOT = Path(__file__).parents[3]
 ROLE = ROOT / "roles/platform"

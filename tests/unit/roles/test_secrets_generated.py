@@ -14,7 +14,8 @@ from ansible.plugins.loader import action_loader
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from rendered_role import RenderedRole, prepared
+from plugins import prepared
+from rendered_role import RenderedRole
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.UTC)
 

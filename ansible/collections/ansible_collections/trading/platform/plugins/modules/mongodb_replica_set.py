@@ -563,9 +563,9 @@ class ReplicaSet:
             return
         if not self.act(f"hand over from {self.self}"):
             return
-        with closing(self.connect(self.self, self.asked["admin"])) as client:
-            with suppress(ConnectionFailure):  # older servers cut the connection when they step down
-                client.admin.command("replSetStepDown", 60, secondaryCatchUpPeriodSecs=10)
+        # Older servers cut the connection when they step down.
+        with suppress(ConnectionFailure), closing(self.connect(self.self, self.asked["admin"])) as client:
+            client.admin.command("replSetStepDown", 60, secondaryCatchUpPeriodSecs=10)
         until = time.monotonic() + self.timeout
         while (self.look() and self.states.get(self.primary) != "PRIMARY") or self.primary == self.self:
             if time.monotonic() > until:
