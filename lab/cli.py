@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from typing import NoReturn
 
-from lab import cgroup, converge, faults, image, inventory, machine, network, package_cache, preflight, services, state, teardown
+from lab import cgroup, converge, faults, image, inventory, login, machine, network, package_cache, preflight, services, state, teardown
 from lab.commands import become
 from lab.report import LabError, say
 from lab.state import Lab
@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
             one.usage = f"bin/lab {verb} [-h] [--name NAME] HOST {'[-- CMD]' if verb == 'ssh' else '-- CMD'}"
         one.add_argument("host", metavar="HOST")
         one.set_defaults(verb=function)
+
+    token = verbs.add_parser("token", parents=[named], help="log in to the platform and print an access token")
+    token.set_defaults(verb=_token)
 
     cut = verbs.add_parser("partition", parents=[named], help="cut one host off from all others, or the named hosts from each other")
     cut.add_argument("hosts", nargs="+", metavar="HOST")
@@ -172,6 +175,14 @@ def _serve(lab: Lab) -> None:
     package_cache.ensure()
     network.up(lab)
     services.up(lab)
+
+
+def _token(options: argparse.Namespace) -> int:
+    lab = state.find(state.check_name(options.name))
+    if lab is None:
+        raise LabError(f"there is no lab {options.name}; `bin/lab up --name {options.name}` makes one")
+    print(login.token(lab))
+    return 0
 
 
 def _down(options: argparse.Namespace) -> int:

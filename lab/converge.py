@@ -4,7 +4,7 @@ import contextlib
 import os
 import subprocess
 
-from lab import machine, state
+from lab import login, machine, state
 from lab.report import LabError, say
 from lab.state import Lab
 
@@ -44,8 +44,9 @@ def _report(lab: Lab) -> int:
     """What the operator wants to see next; the exit code of the health check."""
     first = lab.hosts[0]
     health = subprocess.run([*machine.enter_command(lab, first), "health_check.sh"], stdin=subprocess.DEVNULL, timeout=120, check=False)
-    access = lab.directory / "inventory" / "access.txt"
-    if access.exists():
-        print(f"\n{access.read_text().rstrip()}")
+    print(f"\n{login.access_file(lab).read_text().rstrip()}")
+    # The certificate is the lab's own and its name is known here only: curl has to be told both.
+    print("\nfrom this machine, with a token that is good for a while (`bin/lab token` prints another):")
+    print(login.command(lab, login.token(lab)))
     print(f"\nshell:  bin/lab ssh {first.name}" + ("" if lab.name == state.DEFAULT else f" --name {lab.name}"), flush=True)
     return health.returncode

@@ -1,4 +1,4 @@
-"""Lab hosts for the fleet tests: each is taken through its life once a session, and the tests judge what was seen."""
+"""Lab hosts for the fleet tests: each is taken through its life once, the tests judge what was seen, and it is gone before the next."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Life:
 INTERRUPTIONS = ("firewall : ", "postgresql : ", "platform : ", "nginx : ")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def single() -> Iterator[Life]:
     """One host: checked while virgin, converged through interruptions, converged again, checked again."""
     fleet = Fleet("fleet-single", "single")
@@ -48,7 +48,7 @@ def single() -> Iterator[Life]:
         fleet.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ha() -> Iterator[Life]:
     """Three hosts with every group on all three."""
     fleet = Fleet("fleet-ha", "ha")

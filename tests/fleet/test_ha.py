@@ -9,7 +9,7 @@ from conftest import Life
 from fleet import Fleet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fleet(ha: Life) -> Fleet:
     assert ha.converge is not None
     assert ha.converge.code == 0, ha.converge.tail()

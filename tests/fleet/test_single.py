@@ -31,14 +31,14 @@ STOPPABLE = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def host(single: Life) -> Fleet:
     assert single.converge is not None
     assert single.converge.code == 0, single.converge.tail()
     return single.fleet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secrets(host: Fleet) -> dict[str, str]:
     """Every password of the vault in the clear, long ones whole, multi-line ones by their longest line."""
     text = subprocess.run(
