@@ -563,6 +563,9 @@ def serve(service: Service) -> int:
             server_header=False,
             lifespan="on",
             ws_max_size=64 << 10,
+            # Longer than any client of ours keeps an idle connection: whoever closes first must be the client, or a
+            # request on its way meets a closed connection and an order is denied for nothing.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=int(DRAIN_S),
         ),
         service,
