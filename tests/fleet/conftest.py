@@ -50,13 +50,12 @@ def single() -> Iterator[Life]:
 
 @pytest.fixture(scope="module")
 def ha() -> Iterator[Life]:
-    """Three hosts with every group on all three."""
+    """Three hosts with every group on all three, by the newcomer's command."""
     fleet = Fleet("fleet-ha", "ha")
     fleet.remove()
-    fleet.boot()
     try:
         life = Life(fleet)
-        life.converge = fleet.play("site.yml")
+        life.converge = fleet.up()
         life.again = fleet.play("site.yml")
         yield life
     finally:

@@ -103,6 +103,12 @@ class Fleet:
     def boot(self) -> None:
         self.lab("up", "--hosts-only", "--topology", self.topology)
 
+    def up(self) -> Run:
+        """The newcomer's command: hosts and platform in one go."""
+        began = time.monotonic()
+        done = self.lab("up", "--topology", self.topology, check=False, timeout=1500)
+        return Run(done.returncode, done.stdout + done.stderr, time.monotonic() - began)
+
     def remove(self) -> None:
         self.lab("down")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 
 import pytest
 from conftest import Life
@@ -14,6 +16,16 @@ def fleet(ha: Life) -> Fleet:
     assert ha.converge is not None
     assert ha.converge.code == 0, ha.converge.tail()
     return ha.fleet
+
+
+def test_bin_lab_up_ends_with_health_an_address_and_a_token_that_works(ha: Life, fleet: Fleet) -> None:
+    assert ha.converge is not None
+    told = ha.converge.output
+    assert "lab1: healthy" in told
+    assert re.search(r"^url: https://\S+/$", told, re.M)
+    copied = told[told.index("TOKEN=") :].split("\n\n")[0]
+    answer = subprocess.run(["bash", "-c", copied], capture_output=True, text=True, check=True, timeout=60)
+    assert isinstance(json.loads(answer.stdout), list), answer.stdout
 
 
 def test_the_second_run_changes_nothing_on_any_host(ha: Life, fleet: Fleet) -> None:

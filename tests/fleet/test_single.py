@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import Life
@@ -173,6 +175,39 @@ def test_trades_are_made_from_the_synthetic_market(host: Fleet, token: str) -> N
     recent = until("a trade", 240, trades, every=3)
     assert isinstance(recent, list)
     assert {"symbol", "side", "quantity", "price"} <= set(recent[0])
+
+
+def candles(path: Path, spoilt_row: int | None = None) -> Path:
+    """A day of one-minute candles that swing far enough to be traded; `spoilt_row` (from 1) has no number for its close."""
+    lines = ["ts_open_ns,symbol,open,high,low,close,volume"]
+    before = 40_000
+    for row in range(1, 1441):
+        after = 40_000 + round(1_500 * math.sin(row / 45))
+        close = "NaN" if row == spoilt_row else str(after)
+        opened = (1_700_000_040 + 60 * row) * 10**9
+        lines.append(f"{opened},BTCUSD-PERP,{before},{max(before, after) + 5},{min(before, after) - 5},{close},12")
+        before = after
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_trades_are_made_from_a_replayed_file(host: Fleet, token: str, tmp_path: Path) -> None:
+    host.healthy("lab1")
+    run = host.play("replay.yml", "-e", f"replay_file={candles(tmp_path / 'swing.csv')}", "-e", "replay_speed=1200")
+    assert run.code == 0, run.tail()
+
+    def replayed() -> bool:
+        answer = call(host, "GET", "/api/trades/recent?limit=200", token)
+        return isinstance(answer["body"], list) and any(trade["symbol"] == "BTCUSD-PERP" for trade in answer["body"])
+
+    until("a trade in the replayed market", 60, replayed, every=2)
+
+
+def test_a_replay_file_with_a_hole_is_refused_by_row_and_column_and_stays_off_the_host(host: Fleet, tmp_path: Path) -> None:
+    run = host.play("replay.yml", "-e", f"replay_file={candles(tmp_path / 'spoilt.csv', spoilt_row=77)}")
+    assert run.code != 0
+    assert re.search(r'row 77, column .?"close', run.output), run.tail()
+    assert "spoilt" not in host.on("lab1", "find / -xdev -name '*spoilt*' -not -path '/proc/*'").stdout
 
 
 @pytest.mark.parametrize(
