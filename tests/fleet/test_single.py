@@ -243,6 +243,21 @@ def test_the_outer_ports_answer(host: Fleet, port: int) -> None:
         pass
 
 
+def served_serial(fleet: Fleet) -> str:
+    command = (
+        f"openssl s_client -connect {address(fleet)}:443 -servername trading.lab.test </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    )
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_renewed_certificate_is_tested_and_served_by_the_deploy_hook(host: Fleet) -> None:
+    before = served_serial(host)
+    assert before.startswith("serial=")
+    host.on("lab1", "certbot renew --quiet --force-renewal --no-random-sleep-on-renew", timeout=120)
+    until("another certificate", 20, lambda: served_serial(host) not in ("", before))
+    host.healthy("lab1")
+
+
 def test_no_secret_is_in_the_output_of_any_run(single: Life, host: Fleet, secrets: dict[str, str]) -> None:
     runs = [single.virgin_check, single.converge, single.again, single.check]
     text = "\n".join([run.output for run in runs if run] + list(single.interrupted.values()))
