@@ -10,8 +10,8 @@ from conftest import Market, Platform, RedisServer, eventually
 from trading_platform import accounts, instruments, leadership
 from trading_platform.config import Settings
 from trading_platform.db import Database
-from trading_platform.engine import orders as domain
-from trading_platform.engine.orders import Event, EventType, Intent, advance, client_order_id, initialize
+from trading_platform.domain import orders as domain
+from trading_platform.domain.orders import Event, EventType, Intent, advance, client_order_id, initialize
 from trading_platform.engine.paper import PaperVenue
 from trading_platform.engine.store import DuplicateFill, OrderStore
 from trading_platform.engine.venue import VenueUnknown

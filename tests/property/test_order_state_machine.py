@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trading_platform.engine import orders
-from trading_platform.engine.orders import (
+from trading_platform.domain import orders
+from trading_platform.domain.orders import (
     TERMINAL,
     TRANSITIONS,
     Event,

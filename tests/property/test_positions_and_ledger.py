@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trading_platform import positions
+from trading_platform.domain import ledger, positions
+from trading_platform.domain.positions import Position
 from trading_platform.instruments import Instrument
-from trading_platform.portfolio import ledger
-from trading_platform.positions import Position
 
 D = Decimal
 SPOT = Instrument(1, "BTCUSDT", "spot", "BTC", "USDT", 2, 6, D("0.01"), D("0.000001"), D("0.000001"), D(9000), D(5), D(1))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trading_platform.answers import answer
 from trading_platform.auth import Authenticator, Identity
 from trading_platform.config import Settings
-from trading_platform.engine.orders import Order, OrderType, TimeInForce
+from trading_platform.domain.orders import Order, OrderType, TimeInForce
 from trading_platform.engine.outbox import OutboxPublisher
 from trading_platform.engine.risk_client import RiskClient
 from trading_platform.engine.service import AccountEngine, NotLeading, NotOpen, OrderRequest, UnknownOrder

@@ -25,10 +25,10 @@ from trading_platform.batches import InvalidBatch, TickBatch
 from trading_platform.bus import Bus
 from trading_platform.config import EngineSettings
 from trading_platform.db import Database
-from trading_platform.engine import matching
-from trading_platform.engine.matching import Execution, Top
+from trading_platform.domain import matching
+from trading_platform.domain.matching import Execution, Top
+from trading_platform.domain.orders import Fill, Intent
 from trading_platform.engine.metrics import BAD_BATCHES
-from trading_platform.engine.orders import Fill, Intent
 from trading_platform.engine.venue import VenueOrder, VenueRejected, VenueTrade, VenueUnknown
 from trading_platform.instruments import Catalogue, Instrument
 from trading_platform.messages import Side

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 
 from trading_platform import money, telemetry
-from trading_platform.engine.orders import Intent
+from trading_platform.domain.orders import Intent
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ from trading_platform import accounts, instruments, messages, money
 from trading_platform.bus import Bus, Entry
 from trading_platform.config import AccountSettings, Settings
 from trading_platform.db import Database
-from trading_platform.engine import metrics
-from trading_platform.engine.orders import (
+from trading_platform.domain.orders import (
     Event,
     EventType,
     IllegalTransition,
@@ -33,6 +32,7 @@ from trading_platform.engine.orders import (
     client_order_id,
     initialize,
 )
+from trading_platform.engine import metrics
 from trading_platform.engine.paper import PaperVenue
 from trading_platform.engine.risk_client import RiskClient
 from trading_platform.engine.store import DuplicateFill, OrderStore

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from trading_platform.db import Database
-from trading_platform.engine.orders import TERMINAL, Event, Fill, Intent, Order, Status, Step, fold
+from trading_platform.domain.orders import TERMINAL, Event, Fill, Intent, Order, Status, Step, fold
 from trading_platform.leadership import Lease, LeaseLost
 from trading_platform.messages import ORDER_EVENTS, OrderEventMessage
 

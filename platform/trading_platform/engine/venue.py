@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
-from trading_platform.engine.orders import Fill, Intent
+from trading_platform.domain.orders import Fill, Intent
 
 
 class VenueRejected(Exception):

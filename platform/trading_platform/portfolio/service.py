@@ -11,13 +11,13 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge
 
-from trading_platform import accounts, bus, instruments, messages, money, positions
+from trading_platform import accounts, bus, instruments, messages, money
 from trading_platform.bus import Bus
 from trading_platform.config import AccountSettings, Settings
 from trading_platform.db import Database
+from trading_platform.domain import performance, positions
+from trading_platform.domain.performance import Daily, TradeResult
 from trading_platform.instruments import Catalogue
-from trading_platform.portfolio import performance
-from trading_platform.portfolio.performance import Daily, TradeResult
 from trading_platform.portfolio.store import PortfolioStore, Snapshot, next_snapshot
 from trading_platform.service import LoopContext, together
 

@@ -11,14 +11,14 @@ from typing import Any, LiteralString
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
-from trading_platform import money, positions
+from trading_platform import money
 from trading_platform.config import AccountSettings
 from trading_platform.db import Database
+from trading_platform.domain import ledger, positions
+from trading_platform.domain.ledger import Line
+from trading_platform.domain.positions import Position
 from trading_platform.instruments import Catalogue
 from trading_platform.messages import Side
-from trading_platform.portfolio import ledger
-from trading_platform.portfolio.ledger import Line
-from trading_platform.positions import Position
 
 BATCH = 500
 

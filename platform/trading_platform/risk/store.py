@@ -10,15 +10,16 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from trading_platform import instruments, money, positions
+from trading_platform import instruments, money
 from trading_platform.bus import Bus
 from trading_platform.config import AccountSettings, RiskSettings, Settings
 from trading_platform.db import Database
+from trading_platform.domain import positions
+from trading_platform.domain.figures import Baseline, Holding, Unknown
+from trading_platform.domain.positions import Position
+from trading_platform.domain.risk import Decision, Facts, Limits, OrderToCheck
 from trading_platform.instruments import Catalogue, Instrument
 from trading_platform.messages import Quote
-from trading_platform.positions import Position
-from trading_platform.risk.figures import Baseline, Holding, Unknown
-from trading_platform.risk.rules import Decision, Facts, Limits, OrderToCheck
 
 _LIMIT_COLUMNS = ", ".join(field.name for field in fields(Limits))
 _STRICTNESS = ("running", "reducing", "draining", "paused", "stopped", "emergency_stopped")

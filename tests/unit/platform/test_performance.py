@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-from trading_platform.portfolio.performance import TradeResult, daily, day_bounds
+from trading_platform.domain.performance import TradeResult, daily, day_bounds
 
 D = Decimal
 

@@ -7,10 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from trading_platform.domain.figures import Baseline, Holding, Unknown, compute, risk_score
+from trading_platform.domain.positions import Position
+from trading_platform.domain.risk import Facts, Limits, OrderToCheck, evaluate
 from trading_platform.instruments import Instrument
-from trading_platform.positions import Position
-from trading_platform.risk.figures import Baseline, Holding, Unknown, compute, risk_score
-from trading_platform.risk.rules import Facts, Limits, OrderToCheck, evaluate
 
 D = Decimal
 

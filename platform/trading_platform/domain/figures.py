@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from trading_platform import money, positions
+from trading_platform import money
+from trading_platform.domain import positions
+from trading_platform.domain.positions import Position
+from trading_platform.domain.risk import Limits
 from trading_platform.instruments import Instrument
-from trading_platform.positions import Position
-from trading_platform.risk.rules import Limits
 
 ZERO = Decimal(0)
 

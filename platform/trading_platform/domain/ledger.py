@@ -12,9 +12,9 @@ from decimal import Decimal
 from typing import Literal
 
 from trading_platform import money
+from trading_platform.domain.positions import Effect, signed
 from trading_platform.instruments import Instrument
 from trading_platform.messages import Side
-from trading_platform.positions import Effect, signed
 
 Book = Literal["holdings", "capital", "exchange", "fees", "result"]
 
