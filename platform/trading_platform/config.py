@@ -23,6 +23,8 @@ DEFAULT_PATH = "/etc/trading-platform/platform.yaml"
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Amount = Annotated[Decimal, Field(gt=0)]
+Share = Annotated[Decimal, Field(gt=0, le=1)]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3,8}$")]
 
 
 class ConfigError(Exception):
@@ -46,10 +48,10 @@ class DatabaseSettings(Section):
     port: Port = 5000
     session_port: Port = 5002
     replica_port: Port = 5001
-    name: str = "trading"
+    name: str = "trading_platform"
     user: str = "trading_app"
     migrator: str = "trading_migrator"
-    owner: str = "trading_owner"
+    owner: str = "trading_user"
     tls_ca: str | None = None
     pool_size: Annotated[int, Field(ge=1, le=100)] = 5
 
@@ -57,16 +59,16 @@ class DatabaseSettings(Section):
 class MongoSettings(Section):
     hosts: Annotated[list[str], Field(min_length=1)]
     replica_set: str | None = "trading_rs"
-    database: str = "trading"
+    database: str = "trading_platform"
     auth_source: str = "admin"
-    user: str | None = "trading_app"
+    user: str | None = "trading_user"
     tls_ca: str | None = None
 
 
 class RedisSettings(Section):
     hosts: Annotated[list[str], Field(min_length=1)]
     sentinels: list[str] = []
-    master_name: str = "trading"
+    master_name: str = "trading_redis"
     user: str | None = "trading_app"
     tls_ca: str | None = None
 
@@ -131,8 +133,9 @@ class StrategySettings(Section):
         return self.intervals_s.get(symbol, self.interval_s)
 
 
-class RiskSettings(Section):
-    """The first version of the limits; from then on the rows of risk_limits count. Money in the account's currency."""
+class LimitSettings(Section):
+    """The first version of a set of limits; from then on the rows of risk_limits count. Money in the account's currency, shares of
+    equity as fractions; what is not stated (None) is not limited."""
 
     max_order_notional: Amount = Decimal(5_000)
     max_position_notional: Amount = Decimal(20_000)
@@ -141,21 +144,72 @@ class RiskSettings(Section):
     price_collar: Annotated[Decimal, Field(gt=0, lt=1)] = Decimal("0.05")
     max_daily_loss: Amount = Decimal(1_000)
     max_data_age_s: Seconds = 30.0
+    max_daily_loss_share: Share | None = Decimal("0.05")
+    max_weekly_loss: Amount | None = None
+    max_weekly_loss_share: Share | None = Decimal("0.10")
+    max_monthly_loss: Amount | None = None
+    max_monthly_loss_share: Share | None = Decimal("0.15")
+    max_drawdown: Share | None = Decimal("0.20")
+    max_leverage: Amount | None = Decimal(3)
+    max_concentration: Share | None = None
+    max_consecutive_losses: Annotated[int, Field(ge=1)] | None = None
+    max_reject_share: Share | None = Decimal("0.5")
+    max_var: Share | None = Decimal("0.05")
+
+
+class RiskSettings(LimitSettings):
+    """Limits of each account; `portfolio` are those of all accounts together, in `portfolio_currency`."""
+
+    portfolio_currency: Currency = "USD"
+    portfolio: LimitSettings | None = None
+    figures_every_s: Seconds = 1.0
+    figures_max_age_s: Seconds = 15.0
+    warn_at: Annotated[Decimal, Field(gt=0, lt=1)] = Decimal("0.8")
 
 
 class EngineSettings(Section):
-    risk_timeout_s: Seconds = 2.0
-    venue_timeout_s: Seconds = 5.0
+    signal_max_age_s: Seconds = 60.0
+    commit_batch: Annotated[int, Field(ge=1, le=5_000)] = 500
+    reconcile_every_s: Seconds = 15.0
+    halt_latch: str = "/var/lib/trading-platform/halt"
+
+
+class VenueSettings(Section):
+    """Where a venue is reached and how it wants to be treated. Without URLs, kind binance is Binance itself: live trading."""
+
+    kind: Literal["binance"] = "binance"
+    rest_url: str | None = None
+    websocket_url: str | None = None
+    paper: bool = False
+    recv_window_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    timeout_s: Seconds = 5.0
+    queue_s: Seconds = 5.0
+    request_weight_per_minute: Annotated[int, Field(ge=1)] = 6_000
+    orders_per_10_s: Annotated[int, Field(ge=1)] = 100
+
+
+class PaperVenueSettings(Section):
+    """The paper venue: its market is ours, its money is not. `faults` lets it be told to misbehave: never in production."""
+
     maker_fee_bps: Annotated[Decimal, Field(ge=0)] = Decimal(1)
     taker_fee_bps: Annotated[Decimal, Field(ge=0)] = Decimal(5)
-    signal_max_age_s: Seconds = 60.0
+    fee_asset: Literal["quote", "received"] = "quote"
+    slippage_bps: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    latency_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
+    max_data_age_s: Seconds = 30.0
+    request_weight_per_minute: Annotated[int, Field(ge=1)] = 6_000
+    orders_per_10_s: Annotated[int, Field(ge=1)] = 100
+    faults: bool = False
 
 
 class AccountSettings(Section):
+    """`opening_balances` is what the account has when it is first seen: paid in at a paper venue, expected to be there at a real one."""
+
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
-    venue: Literal["paper"] = "paper"
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3,8}$")] = "USD"
-    opening_balance: Amount = Decimal(100_000)
+    venue: str = "paper"
+    currency: Currency = "USD"
+    position_mode: Literal["netting", "hedging"] = "netting"
+    opening_balances: Annotated[dict[Currency, Amount], Field(min_length=1)] = {"USD": Decimal(50_000), "USDT": Decimal(50_000)}
 
 
 class LeaseSettings(Section):
@@ -181,6 +235,8 @@ class Settings(Section):
     strategy: StrategySettings = StrategySettings()
     risk: RiskSettings = RiskSettings()
     engine: EngineSettings = EngineSettings()
+    paper_venue: PaperVenueSettings = PaperVenueSettings()
+    venues: dict[str, VenueSettings] = {"paper": VenueSettings(paper=True)}
     accounts: Annotated[list[AccountSettings], Field(min_length=1)] = [AccountSettings(id="paper")]
     conversion_rates: dict[str, Amount] = {"USD:USDT": Decimal(1), "USDT:USD": Decimal(1)}
 
@@ -219,6 +275,17 @@ class Settings(Section):
         ids = [account.id for account in self.accounts]
         if len(set(ids)) != len(ids):
             raise ValueError(f"accounts: {ids} has an id twice; give each account its own")
+        for account in self.accounts:
+            if account.venue not in self.venues:
+                known = ", ".join(sorted(self.venues))
+                raise ValueError(f"accounts.{account.id}.venue: '{account.venue}' is not in venues ({known}); add it there")
+            if not self.venues[account.venue].paper and not self.live_trading.enabled:
+                raise ValueError(
+                    f"accounts.{account.id}.venue: '{account.venue}' is a real venue while live_trading.enabled is false; "
+                    "name a paper venue, or enable live trading"
+                )
+        if self.paper_venue.faults and self.environment == "production":
+            raise ValueError("paper_venue.faults: true in production; a venue there is not told to misbehave, remove it")
         if self.strategy.account not in ids:
             raise ValueError(f"strategy.account: '{self.strategy.account}' is not in accounts {ids}; name one of them")
         return self

@@ -2,12 +2,16 @@
 
 An order is the fold of its events. `TRANSITIONS` says which event is legal in which status; anything else raises
 IllegalTransition. Statuses are FIX's plus UNKNOWN: a submit that timed out is neither accepted nor rejected.
+
+A *working* order (market, limit, stop, stop_limit) goes to the venue. A *held* one (trailing_stop, oco, bracket, iceberg,
+twap, vwap) never does: it stays with us, SUSPENDED, and lives through its children, which are working orders with
+`parent_id` and `role` (see parents.py). Fills belong to children only.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -17,12 +21,17 @@ from typing import Any, Literal
 from trading_platform import money
 from trading_platform.messages import Side
 
-OrderType = Literal["market", "limit"]
-TimeInForce = Literal["GTC", "IOC"]
+OrderType = Literal["market", "limit", "stop", "stop_limit", "trailing_stop", "oco", "bracket", "iceberg", "twap", "vwap"]
+TimeInForce = Literal["GTC", "IOC", "FOK", "DAY", "GTD"]
+PositionSide = Literal["net", "long", "short"]
+Role = Literal["entry", "take_profit", "stop_loss", "exit", "slice"]
+
+HELD_TYPES = frozenset({"trailing_stop", "oco", "bracket", "iceberg", "twap", "vwap"})
 
 
 class Status(StrEnum):
     INITIALIZED = "INITIALIZED"
+    SUSPENDED = "SUSPENDED"
     PENDING_NEW = "PENDING_NEW"
     NEW = "NEW"
     PARTIALLY_FILLED = "PARTIALLY_FILLED"
@@ -40,6 +49,9 @@ TERMINAL = frozenset({Status.FILLED, Status.CANCELED, Status.REJECTED, Status.EX
 class EventType(StrEnum):
     INITIALIZED = "initialized"
     DENIED = "denied"  # by us: risk, trading state, instrument rules; nothing was sent
+    HELD = "held"  # taken on by us; its children do the work
+    MOVED = "moved"  # what a held order must remember: a trail's water mark, a schedule's progress
+    FINISHED = "finished"  # a held order's end, once every child is at its own
     SUBMITTING = "submitting"
     ACCEPTED = "accepted"
     REJECTED = "rejected"  # by the venue
@@ -58,12 +70,18 @@ _WORKING = (_S.PENDING_NEW, _S.UNKNOWN, _S.NEW, _S.PARTIALLY_FILLED, _S.PENDING_
 # event: the statuses it is legal in, and the status that follows (None: computed from the fills)
 TRANSITIONS: dict[EventType, tuple[frozenset[Status], Status | None]] = {
     EventType.DENIED: (frozenset({_S.INITIALIZED}), _S.REJECTED),
+    EventType.HELD: (frozenset({_S.INITIALIZED}), _S.SUSPENDED),
+    EventType.MOVED: (frozenset({_S.SUSPENDED, _S.PENDING_CANCEL}), None),
+    EventType.FINISHED: (frozenset({_S.SUSPENDED, _S.PENDING_CANCEL}), None),
     EventType.SUBMITTING: (frozenset({_S.INITIALIZED}), _S.PENDING_NEW),
     EventType.ACCEPTED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN}), _S.NEW),
     EventType.REJECTED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN, _S.NEW}), _S.REJECTED),
     EventType.SUBMIT_UNKNOWN: (frozenset({_S.PENDING_NEW}), _S.UNKNOWN),
     EventType.NEVER_RECEIVED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN, _S.PENDING_CANCEL}), _S.REJECTED),
-    EventType.CANCEL_REQUESTED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN, _S.NEW, _S.PARTIALLY_FILLED}), _S.PENDING_CANCEL),
+    EventType.CANCEL_REQUESTED: (
+        frozenset({_S.SUSPENDED, _S.PENDING_NEW, _S.UNKNOWN, _S.NEW, _S.PARTIALLY_FILLED}),
+        _S.PENDING_CANCEL,
+    ),
     EventType.CANCEL_REFUSED: (frozenset({_S.PENDING_CANCEL}), None),
     EventType.CANCELED: (frozenset(_WORKING), _S.CANCELED),
     EventType.EXPIRED: (frozenset(_WORKING), _S.EXPIRED),
@@ -82,7 +100,11 @@ class Overfill(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What is wanted. Quantity in base units, price in quote units."""
+    """What is wanted. Quantity in base units, prices in quote units.
+
+    `expire_at` is set for DAY (the next 00:00 UTC) and GTD. `terms` are what a held type needs beyond this (parents.py), JSON with
+    amounts as text. `flatten` marks an order that closes a position on behalf of an emergency: it alone passes a halt.
+    """
 
     client_order_id: str
     account_id: str
@@ -96,6 +118,25 @@ class Intent:
     limit_price: Decimal | None = None
     strategy: str | None = None
     signal_id: str | None = None
+    trigger_price: Decimal | None = None
+    expire_at: datetime | None = None
+    post_only: bool = False
+    reduce_only: bool = False
+    position_side: PositionSide = "net"
+    parent_id: str | None = None
+    role: Role | None = None
+    replaces: str | None = None
+    flatten: bool = False
+    terms: Mapping[str, Any] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        return self.type in HELD_TYPES
+
+    @property
+    def correlation_id(self) -> str:
+        """What ties together everything that follows from one decision."""
+        return self.signal_id or self.parent_id or self.client_order_id
 
     def to_data(self) -> dict[str, Any]:
         """As kept in the first event; enough to rebuild the order."""
@@ -110,11 +151,21 @@ class Intent:
             "limit_price": None if self.limit_price is None else money.text(self.limit_price),
             "strategy": self.strategy,
             "signal_id": self.signal_id,
+            "trigger_price": None if self.trigger_price is None else money.text(self.trigger_price),
+            "expire_at": None if self.expire_at is None else self.expire_at.isoformat(),
+            "post_only": self.post_only,
+            "reduce_only": self.reduce_only,
+            "position_side": self.position_side,
+            "parent_id": self.parent_id,
+            "role": self.role,
+            "replaces": self.replaces,
+            "flatten": self.flatten,
+            "terms": self.terms,
         }
 
     @classmethod
     def from_data(cls, client_order_id: str, account_id: str, data: dict[str, Any]) -> Intent:
-        limit = data["limit_price"]
+        limit, trigger, expiry = data["limit_price"], data.get("trigger_price"), data.get("expire_at")
         return cls(
             client_order_id=client_order_id,
             account_id=account_id,
@@ -128,6 +179,16 @@ class Intent:
             limit_price=None if limit is None else money.parse(limit),
             strategy=data["strategy"],
             signal_id=data["signal_id"],
+            trigger_price=None if trigger is None else money.parse(trigger),
+            expire_at=None if expiry is None else datetime.fromisoformat(expiry),
+            post_only=data.get("post_only", False),
+            reduce_only=data.get("reduce_only", False),
+            position_side=data.get("position_side", "net"),
+            parent_id=data.get("parent_id"),
+            role=data.get("role"),
+            replaces=data.get("replaces"),
+            flatten=data.get("flatten", False),
+            terms=data.get("terms"),
         )
 
 
@@ -171,6 +232,26 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a held order ended, and what its children filled in all."""
+
+    status: Literal["FILLED", "CANCELED", "REJECTED", "EXPIRED"]
+    filled_quantity: Decimal
+    filled_notional: Decimal
+
+    def to_data(self) -> dict[str, Any]:
+        return {
+            "status": self.status,
+            "filled_quantity": money.text(self.filled_quantity),
+            "filled_notional": money.text(self.filled_notional),
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Outcome:
+        return cls(data["status"], money.parse(data["filled_quantity"]), money.parse(data["filled_notional"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to an order, before the database numbers it."""
 
@@ -183,6 +264,9 @@ class Event:
     fill: Fill | None = None
     intent: Intent | None = None
     causation_id: str | None = None
+    decision: Mapping[str, Any] | None = None  # risk's, with the facts it saw: on DENIED, HELD and SUBMITTING
+    memory: Mapping[str, Any] | None = None  # of MOVED
+    outcome: Outcome | None = None  # of FINISHED
 
     def to_data(self) -> dict[str, Any]:
         """The JSON document kept with the event."""
@@ -190,7 +274,14 @@ class Event:
             return self.intent.to_data()
         if self.fill is not None:
             return self.fill.to_data()
-        members = {"venue_order_id": self.venue_order_id, "code": self.code, "detail": self.detail}
+        members = {
+            "venue_order_id": self.venue_order_id,
+            "code": self.code,
+            "detail": self.detail,
+            "risk": self.decision,
+            "memory": self.memory,
+            "outcome": None if self.outcome is None else self.outcome.to_data(),
+        }
         return {key: value for key, value in members.items() if value is not None}
 
     @classmethod
@@ -202,7 +293,18 @@ class Event:
             case EventType.FILLED:
                 return cls(event_type, at, actor, fill=Fill.from_data(data))
             case _:
-                return cls(event_type, at, actor, data.get("venue_order_id"), data.get("code"), data.get("detail"))
+                outcome = data.get("outcome")
+                return cls(
+                    event_type,
+                    at,
+                    actor,
+                    data.get("venue_order_id"),
+                    data.get("code"),
+                    data.get("detail"),
+                    decision=data.get("risk"),
+                    memory=data.get("memory"),
+                    outcome=None if outcome is None else Outcome.from_data(outcome),
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +322,7 @@ class Order:
     fees: Decimal = Decimal(0)
     reason_code: str | None = None
     reason: str | None = None
+    memory: Mapping[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -234,7 +337,9 @@ class Order:
         return money.subtract(self.intent.quantity, self.filled_quantity) if self.is_open else Decimal(0)
 
     def may(self, event: EventType) -> bool:
-        """Whether the event is legal now."""
+        """Whether the event is legal now. An order the venue has acknowledged cannot turn out never to have been received."""
+        if event is EventType.NEVER_RECEIVED and self.venue_order_id is not None:
+            return False
         return self.status in TRANSITIONS[event][0]
 
     def apply(self, event: Event) -> Order:
@@ -245,6 +350,17 @@ class Order:
         if event.type is EventType.FILLED:
             assert event.fill is not None, "a fill event carries its fill"
             return moved._filled(event.fill)
+        if event.type is EventType.MOVED:
+            return replace(moved, memory=event.memory)
+        if event.type is EventType.FINISHED:
+            assert event.outcome is not None, "a finished event says how"
+            moved = replace(
+                moved,
+                status=Status(event.outcome.status),
+                filled_quantity=event.outcome.filled_quantity,
+                filled_notional=event.outcome.filled_notional,
+            )
+            return replace(moved, reason_code=event.code or self.reason_code, reason=event.detail or self.reason)
         status = TRANSITIONS[event.type][1] or self._working_status()
         return replace(
             moved,
