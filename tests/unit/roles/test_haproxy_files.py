@@ -60,6 +60,7 @@ def test_databases_and_metrics_listen_on_loopback_only() -> None:
     bound = {head: [line.split()[1] for line in lines if line.startswith("bind ")] for head, lines in sections(role()).items()}
     bound = {head.removeprefix("frontend "): addresses for head, addresses in bound.items() if addresses}
     assert bound.pop("gateway") == ["10.213.0.11:8443"]
+    assert bound.pop("paper_venue_peers") == ["10.213.0.11:8444"]
     assert all(address.startswith("127.0.0.1:") for addresses in bound.values() for address in addresses)
 
 
@@ -74,6 +75,17 @@ def test_headers_of_the_edge_pass_and_none_is_added() -> None:
     text = role().template(TEMPLATES / "haproxy.cfg.j2")
     assert not re.search(r"^\s*(option forwardfor|http-request (set|add)-header)", text, re.MULTILINE)
     assert "del-header X-Forwarded-For" not in text
+
+
+def test_the_paper_venue_is_reached_on_whichever_host_leads_it() -> None:
+    lines = sections(role())
+    assert lines["frontend paper_venue"][0] == "bind 127.0.0.1:8021"
+    servers = [line.split()[1:4] for line in lines["backend paper_venue"] if line.startswith("server ")]
+    assert servers == [["lab1", "127.0.0.1:8020"], ["lab2", "10.213.0.12:8444", "ssl"], ["lab3", "10.213.0.13:8444", "ssl"]]
+    assert any("uri /health/leading " in line for line in lines["backend paper_venue"])
+    peers = lines["frontend paper_venue_peers"]
+    assert "verify required" in peers[0]
+    assert "tcp-request session reject unless from_a_platform_host" in peers
 
 
 @pytest.mark.parametrize("preset", ["fast", "normal", "safe"])

@@ -81,9 +81,12 @@ def test_the_services_accept_what_is_rendered(inventory: str, sentinels: int, tm
 
 def test_nothing_secret_is_in_the_file() -> None:
     secrets = {
-        name: f"S3CRET-{name}" for name in yaml.safe_load((ROLE / "defaults/main.yml").read_text()) if re.search("password|key", name)
+        name: f"S3CRET-{name}"
+        for name in yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+        if re.search("password|key$|secret", name)
     }
-    assert len(secrets) == 7
+    assert len(secrets) == 8
+    secrets["platform_venue_keys"] = {"binance-main": {"key": "S3CRET-key", "secret": "S3CRET-secret"}}
     assert "S3CRET" not in rendered(templar("lab_single", "lab1", **secrets), "platform.yaml.j2")
 
 
@@ -119,12 +122,26 @@ def test_each_unit_restarts_for_exactly_the_credentials_it_loads() -> None:
         assert loaded == {path for path in wish["restarted_by"] if path.startswith("/etc/credstore.encrypted/")}, wish["name"]
 
 
+def secrets_of_the_vault() -> dict[str, str]:
+    return {name: "from-the-vault" for name in re.findall(r"\bvault_\w+", (ROLE / "defaults/main.yml").read_text())}
+
+
 def test_every_credential_that_a_unit_loads_is_written() -> None:
-    written = set(templar("lab_single", "lab1").available_variables["_platform_credentials"])
+    written = set(value(templar("lab_single", "lab1", **secrets_of_the_vault()), "_platform_credentials"))
     for unit in SYSTEMD.glob("trading-*.service"):
         for name, path in re.findall(r"^LoadCredentialEncrypted=([^:]+):(.+)$", unit.read_text(), re.M):
             assert name in written
             assert path == f"/etc/credstore.encrypted/trading/{name}"
+
+
+def test_keys_of_a_real_venue_reach_the_services_that_speak_to_it_and_no_other() -> None:
+    keys = {"binance-main": {"key": "K", "secret": "S"}}
+    source = templar("lab_single", "lab1", platform_venue_keys=keys, **secrets_of_the_vault())
+    assert json.loads(value(source, "_platform_credentials")["venue-binance-main"]) == keys["binance-main"]
+    drop_ins = {file["path"]: file for file in value(source, "_platform_venue_files") if file.get("content")}
+    assert sorted(path.split("/")[-2] for path in drop_ins) == ["trading-engine.service.d", "trading-risk.service.d"]
+    assert all("LoadCredentialEncrypted=venue-binance-main:" in file["content"] for file in drop_ins.values())
+    assert all(file["state"] == "absent" for file in value(templar("lab_single", "lab1"), "_platform_venue_files"))
 
 
 def test_every_service_of_the_contract_has_a_unit_and_every_unit_a_service() -> None:
