@@ -26,18 +26,6 @@ class VenueUnknown(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class VenueOrder:
-    """An order as the venue knows it."""
-
-    symbol: str
-    client_order_id: str
-    venue_order_id: str
-    status: VenueStatus
-    filled_quantity: Decimal
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class VenueTrade:
     """An execution as the venue reports it. `fill.trade_id` is unique within (venue, account) and says where to go on:
     `<symbol>:<the venue's number>`."""
@@ -45,6 +33,20 @@ class VenueTrade:
     symbol: str
     client_order_id: str
     fill: Fill
+
+
+@dataclass(frozen=True, slots=True)
+class VenueOrder:
+    """An order as the venue knows it. An answer to `submit` may bring the executions that came at once in `trades`; they are told
+    again by the stream. When they add up to less than `filled_quantity`, the rest has to be asked for."""
+
+    symbol: str
+    client_order_id: str
+    venue_order_id: str
+    status: VenueStatus
+    filled_quantity: Decimal
+    reason: str | None = None
+    trades: tuple[VenueTrade, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
