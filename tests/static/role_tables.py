@@ -8,6 +8,7 @@ The table stands between two comments; a README without them gets it at its end.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def table(options: dict[str, dict[str, Any]]) -> str:
     for name, option in options.items():
         description = option["description"]
         text = " ".join((" ".join(description) if isinstance(description, list) else description).split())
+        text = re.sub(r"\b[VCO]\(([^)]*)\)", r"`\1`", text)  # Ansible's markup
         rows.append(f"| `{name}` | {option.get('type', 'str')} | {default(option)} | {text} |".replace("||", "\\|\\|"))
     return "\n".join(rows)
 

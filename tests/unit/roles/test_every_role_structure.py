@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,10 @@ def test_its_probes_can_be_run(role: str) -> None:
         text = probe.read_text()
         assert text.startswith("#!"), probe.name
         assert "/usr/local/lib/trading-platform/probe.sh" in text or "python" in text.splitlines()[0] or probe.name.startswith("50-edge")
+
+
+def test_readme_says_what_the_arguments_say(role: str) -> None:
+    tables = runpy.run_path(str(ROOT / "tests/static/role_tables.py"))
+    text = (ROOT / "roles" / role / "README.md").read_text()
+    wanted = tables["written"](text, specified(role)) if specified(role) else text
+    assert text == wanted, f"run: .venv/bin/python tests/static/role_tables.py {role}"
