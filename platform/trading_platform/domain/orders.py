@@ -74,8 +74,9 @@ TRANSITIONS: dict[EventType, tuple[frozenset[Status], Status | None]] = {
     EventType.MOVED: (frozenset({_S.SUSPENDED, _S.PENDING_CANCEL}), None),
     EventType.FINISHED: (frozenset({_S.SUSPENDED, _S.PENDING_CANCEL}), None),
     EventType.SUBMITTING: (frozenset({_S.INITIALIZED}), _S.PENDING_NEW),
-    EventType.ACCEPTED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN}), _S.NEW),
-    EventType.REJECTED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN, _S.NEW}), _S.REJECTED),
+    # The acknowledgement may come after a fill, or after the order's end was asked for (see `may`).
+    EventType.ACCEPTED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN, _S.PARTIALLY_FILLED, _S.PENDING_CANCEL}), None),
+    EventType.REJECTED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN, _S.NEW, _S.PENDING_CANCEL}), _S.REJECTED),
     EventType.SUBMIT_UNKNOWN: (frozenset({_S.PENDING_NEW}), _S.UNKNOWN),
     EventType.NEVER_RECEIVED: (frozenset({_S.PENDING_NEW, _S.UNKNOWN, _S.PENDING_CANCEL}), _S.REJECTED),
     EventType.CANCEL_REQUESTED: (
@@ -337,10 +338,17 @@ class Order:
         return money.subtract(self.intent.quantity, self.filled_quantity) if self.is_open else Decimal(0)
 
     def may(self, event: EventType) -> bool:
-        """Whether the event is legal now. An order the venue has acknowledged cannot turn out never to have been received."""
-        if event is EventType.NEVER_RECEIVED and self.venue_order_id is not None:
-            return False
-        return self.status in TRANSITIONS[event][0]
+        """Whether the event is legal now. An order the venue has acknowledged, or filled, cannot turn out never to have been received
+        nor be refused after all; it is acknowledged once."""
+        match event:
+            case EventType.NEVER_RECEIVED if self.venue_order_id is not None or self.filled_quantity > 0:
+                return False
+            case EventType.REJECTED if self.filled_quantity > 0:
+                return False
+            case EventType.ACCEPTED if self.venue_order_id is not None:
+                return False
+            case _:
+                return self.status in TRANSITIONS[event][0]
 
     def apply(self, event: Event) -> Order:
         """The order after the event. Raises IllegalTransition or Overfill; the order itself never changes."""
@@ -362,6 +370,8 @@ class Order:
             )
             return replace(moved, reason_code=event.code or self.reason_code, reason=event.detail or self.reason)
         status = TRANSITIONS[event.type][1] or self._working_status()
+        if event.type is EventType.ACCEPTED and self.status is Status.PENDING_CANCEL:
+            status = Status.PENDING_CANCEL
         return replace(
             moved,
             status=status,
