@@ -22,10 +22,11 @@ EMERGENCY: Final = "trading.emergency"
 RELEASE: Final = "emergency.release"
 
 _CLOSING: Final[frozenset[Passing]] = frozenset({"flatten", "cancel"})
+_REDUCING: Final[frozenset[Passing]] = frozenset({"reducing", "flatten", "cancel"})
 PASSES: Final[dict[State, frozenset[Passing]]] = {
-    "running": frozenset({"new", "reducing"}) | _CLOSING,
-    "reducing": frozenset({"reducing"}) | _CLOSING,
-    "draining": frozenset({"reducing"}) | _CLOSING,
+    "running": frozenset({"new", "reducing", "flatten", "cancel"}),
+    "reducing": _REDUCING,
+    "draining": _REDUCING,
     "paused": _CLOSING,
     "stopped": _CLOSING,
     "emergency_stopped": _CLOSING,
