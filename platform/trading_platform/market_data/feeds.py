@@ -16,10 +16,10 @@ from typing import Final, Literal, Protocol
 import numpy as np
 
 from trading_platform.instruments import Catalogue, Instrument, Kind
-from trading_platform.market_data import replay_file
-from trading_platform.market_data.replay_file import ReplayFacts
-from trading_platform.market_data.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
-from trading_platform.market_data.ticks import Ticks
+from trading_platform.market import replay_file
+from trading_platform.market.replay_file import ReplayFacts
+from trading_platform.market.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
+from trading_platform.market.ticks import Ticks
 
 PriceBasis = Literal["trades", "quotes"]
 

@@ -17,9 +17,9 @@ from trading_platform import bus, messages
 from trading_platform.batches import ASK, BID, TRADE
 from trading_platform.bus import Bus
 from trading_platform.instruments import Catalogue
+from trading_platform.market.candles import Candles
+from trading_platform.market.ticks import Ticks
 from trading_platform.market_data import metrics
-from trading_platform.market_data.candles import Candles
-from trading_platform.market_data.ticks import Ticks
 from trading_platform.messages import Candle, Quote
 
 log = logging.getLogger(__name__)

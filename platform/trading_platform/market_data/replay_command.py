@@ -23,7 +23,7 @@ import httpx
 from trading_platform import config
 from trading_platform.config import ConfigError, Settings
 from trading_platform.instruments import Catalogue, Instrument
-from trading_platform.market_data.replay_file import ReplayFacts, ReplayRefused, inspect
+from trading_platform.market.replay_file import ReplayFacts, ReplayRefused, inspect
 
 DONE, FAILED, WRONG_USE, REFUSED, NOT_LEADER, NO_ANSWER = 0, 1, 2, 3, 4, 5
 POLL_S: Final = 1.0

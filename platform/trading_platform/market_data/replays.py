@@ -17,8 +17,8 @@ import msgspec
 
 from trading_platform import bus
 from trading_platform.bus import Bus
+from trading_platform.market.ticks import Ticks
 from trading_platform.market_data.feeds import ReplayFeed
-from trading_platform.market_data.ticks import Ticks
 
 log = logging.getLogger(__name__)
 

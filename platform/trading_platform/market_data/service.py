@@ -18,16 +18,17 @@ from trading_platform.bus import Bus
 from trading_platform.config import ConfigError, MarketDataSettings
 from trading_platform.db import Database
 from trading_platform.instruments import Catalogue
-from trading_platform.market_data import metrics, replay_file, replays
-from trading_platform.market_data.candles import CandleBuilder, Candles
+from trading_platform.market import replay_file
+from trading_platform.market.candles import CandleBuilder, Candles
+from trading_platform.market.quality import Quarantine
+from trading_platform.market.replay_file import ReplayRefused
+from trading_platform.market.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
+from trading_platform.market.ticks import Ticks
+from trading_platform.market_data import metrics, replays
 from trading_platform.market_data.feeds import Feed, ReplayFeed, SyntheticFeed, synthetic_instrument
 from trading_platform.market_data.publisher import Publisher
-from trading_platform.market_data.quality import Quarantine
-from trading_platform.market_data.replay_file import ReplayRefused
 from trading_platform.market_data.replays import Replay, Running
 from trading_platform.market_data.store import CandleStore
-from trading_platform.market_data.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
-from trading_platform.market_data.ticks import Ticks
 from trading_platform.problems import Problem
 from trading_platform.service import LoopContext
 

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from trading_platform.db import Database
+from trading_platform.market.candles import Candles
 from trading_platform.market_data import metrics
-from trading_platform.market_data.candles import Candles
 from trading_platform.service import LoopContext
 
 SECOND_NS: Final = 1_000_000_000

@@ -7,7 +7,6 @@ the indicators and are not traded.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from dataclasses import asdict, dataclass
@@ -21,10 +20,11 @@ from trading_platform import instruments, messages, money
 from trading_platform.bus import Bus, Entry
 from trading_platform.config import Settings, StrategySettings
 from trading_platform.db import Database
+from trading_platform.domain import donchian
+from trading_platform.domain.donchian import Decision, DonchianTrend, Parameters
 from trading_platform.instruments import Catalogue, Instrument
 from trading_platform.messages import Candle, InvalidMessage, Signal
 from trading_platform.service import LoopContext
-from trading_platform.strategy.donchian import Decision, DonchianTrend, Parameters
 from trading_platform.strategy.store import DecisionJournal, StrategyStore
 
 log = logging.getLogger(__name__)
@@ -134,12 +134,12 @@ class StrategyRunner:
 
     async def _send(self, watch: _Watch, candle: Candle, decision: Decision, held: Decimal) -> Signal | None:
         instrument = watch.instrument
-        quantity = abs(held) if decision.is_exit else self._size(instrument, candle.close)
+        quantity = abs(held) if decision.is_exit else donchian.size(instrument, candle.close, self._settings.order_notional)
         if quantity < instrument.min_quantity:
             log.warning("decision too small to trade", extra={"symbol": instrument.symbol, "quantity": str(quantity)})
             return None
         signal = Signal(
-            id=signal_id(self._settings, candle, decision),
+            id=donchian.signal_id(self._settings.name, self._settings.version, self._settings.account, candle, decision),
             strategy=self._settings.name,
             version=self._settings.version,
             account=self._settings.account,
@@ -157,11 +157,6 @@ class StrategyRunner:
         SIGNALS.labels(signal.strategy, signal.symbol, signal.reason).inc()
         log.info("signal sent", extra={"signal": signal.id, "symbol": signal.symbol, "side": signal.side, "reason": signal.reason})
         return signal
-
-    def _size(self, instrument: Instrument, close: int) -> Decimal:
-        """What the configured value buys at the close, down to the lot."""
-        value_of_one = instrument.notional(Decimal(1), instrument.price(close))
-        return instrument.round_quantity(money.divide(self._settings.order_notional, value_of_one))
 
     def _document(self, signal: Signal, candle: Candle, decision: Decision, held: Decimal) -> dict[str, Any]:
         """The journal's entry: the decision, everything it saw, and when that was known."""
@@ -195,12 +190,3 @@ class StrategyRunner:
             }
             for symbol, watch in self._watches.items()
         }
-
-
-def signal_id(settings: StrategySettings, candle: Candle, decision: Decision) -> str:
-    """Deterministic: strategy, version, account, series, candle, direction."""
-    parts = (
-        settings.name, settings.version, settings.account, candle.symbol, candle.interval_s, candle.source, candle.ts_open_ns,
-        decision.side, decision.reason,
-    )  # fmt: skip
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]

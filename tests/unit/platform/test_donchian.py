@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from trading_platform.domain.donchian import Decision, DonchianTrend, Parameters
 from trading_platform.messages import Candle
-from trading_platform.strategy.donchian import Decision, DonchianTrend, Parameters
 
 PARAMETERS = Parameters(channel=3, exit_channel=2, trend=3)
 FLAT, LONG, SHORT = Decimal(0), Decimal(1), Decimal(-1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trading_platform.market_data.candles import CandleBuilder, Candles
+from trading_platform.market.candles import CandleBuilder, Candles
 
 S = 1_000_000_000
 MINUTE = 60 * S

@@ -2,8 +2,8 @@
 
 import numpy as np
 from trading_platform.batches import ASK, BID, TRADE
-from trading_platform.market_data.quality import ABSURD, CROSSED, Quarantine
-from trading_platform.market_data.ticks import Ticks
+from trading_platform.market.quality import ABSURD, CROSSED, Quarantine
+from trading_platform.market.ticks import Ticks
 
 
 def quotes(*pairs: tuple[int, int]) -> Ticks:

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trading_platform.batches import ASK, BID, BUY_AGGRESSOR, DERIVED, REPLAYED, SELL_AGGRESSOR, TRADE
 from trading_platform.instruments import Catalogue, Instrument
-from trading_platform.market_data import replay_file
-from trading_platform.market_data.replay_file import ReplayRefused, inspect, read
-from trading_platform.market_data.ticks import Ticks
+from trading_platform.market import replay_file
+from trading_platform.market.replay_file import ReplayRefused, inspect, read
+from trading_platform.market.ticks import Ticks
 
 S = 1_000_000_000
 START = 1_640_995_200 * S

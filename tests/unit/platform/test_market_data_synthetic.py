@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from trading_platform.batches import ASK, BID, TRADE
-from trading_platform.market_data.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
-from trading_platform.market_data.ticks import Ticks
+from trading_platform.market.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
+from trading_platform.market.ticks import Ticks
 
 NOON = 1_700_049_600 * SECOND_NS
 BITCOIN = SyntheticInstrument(instrument_id=1, price=4_000_000, tick=1, lot=100, typical_size=2_000)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from trading_platform.batches import ASK, BID, BUY_AGGRESSOR, SELL_AGGRESSOR, TRADE, TickBatch
 from trading_platform.domain.matching import (
     Accepted,

@@ -6,11 +6,14 @@ candles give the same decisions. Prices are int64 at the instrument's price_scal
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from trading_platform import money
+from trading_platform.instruments import Instrument
 from trading_platform.messages import Candle, Side
 
 Reason = Literal["breakout_up", "breakout_down", "exit_long", "exit_short"]
@@ -104,3 +107,17 @@ class DonchianTrend:
         weight = 2.0 / (self._parameters.trend + 1)
         self._average = candle.close if self._average is None else self._average + weight * (candle.close - self._average)
         self._seen += 1
+
+
+def size(instrument: Instrument, close: int, notional: Decimal) -> Decimal:
+    """What so much money buys at the close, down to the lot."""
+    value_of_one = instrument.notional(Decimal(1), instrument.price(close))
+    return instrument.round_quantity(money.divide(notional, value_of_one))
+
+
+def signal_id(strategy: str, version: str, account: str, candle: Candle, decision: Decision) -> str:
+    """Deterministic: strategy, version, account, series, candle, direction."""
+    parts = (
+        strategy, version, account, candle.symbol, candle.interval_s, candle.source, candle.ts_open_ns, decision.side, decision.reason,
+    )  # fmt: skip
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]

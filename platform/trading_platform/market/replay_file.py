@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from trading_platform.batches import ASK, BID, BUY_AGGRESSOR, DERIVED, REPLAYED, SELL_AGGRESSOR, TRADE
 from trading_platform.instruments import Catalogue
-from trading_platform.market_data.ticks import Ticks
+from trading_platform.market.ticks import Ticks
 
 Kind = Literal["quotes", "trades", "candles"]
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading_platform.batches import ASK, BID, BUY_AGGRESSOR, SELL_AGGRESSOR, SYNTHETIC, TRADE
-from trading_platform.market_data.ticks import Ticks
+from trading_platform.market.ticks import Ticks
 
 SECOND_NS: Final = 1_000_000_000
 DAY_SECONDS: Final = 86_400

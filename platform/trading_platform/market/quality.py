@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trading_platform.market_data.ticks import Ticks
+from trading_platform.market.ticks import Ticks
 
 CROSSED: Final = "crossed"
 ABSURD: Final = "absurd"

@@ -1,0 +1,1 @@
+"""Market data as columns, pure: ticks, candles, what is quarantined, recorded files, the synthetic market. Shared by market-data and backtest."""
