@@ -21,11 +21,14 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'trading_app') THEN
         GRANT INSERT ON order_events, fills, ledger_transactions, ledger_lines, trade_results, equity_snapshots, audit_events,
             risk_limits, risk_decisions, accounts TO trading_app;
+        GRANT INSERT, UPDATE ON round_trips TO trading_app;
         GRANT INSERT, UPDATE ON orders, positions, portfolio_cursor, trading_state, trading_state_acks, leases, users, candles TO trading_app;
         GRANT USAGE ON SEQUENCE trading_state_version TO trading_app;
         GRANT INSERT, DELETE ON outbox TO trading_app;
-        GRANT INSERT, UPDATE ON paper_venue.orders TO trading_app;
-        GRANT INSERT ON paper_venue.trades TO trading_app;
+        GRANT INSERT ON paper_venue.accounts, paper_venue.trades TO trading_app;
+        GRANT INSERT, UPDATE ON paper_venue.orders, paper_venue.balances, paper_venue.books TO trading_app;
+        GRANT INSERT, UPDATE, DELETE ON paper_venue.timers TO trading_app;
+        GRANT UPDATE ON paper_venue.progress TO trading_app;
         GRANT EXECUTE ON FUNCTION ensure_candle_partition(date) TO trading_app;
     END IF;
 END $$;

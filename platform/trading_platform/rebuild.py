@@ -1,6 +1,7 @@
 """Rebuild the projections from the facts and show that nothing differs: `python -m trading_platform.rebuild [--apply]`.
 
-Orders are folded again from order_events; ledger, positions, trade results and cursors from fills; the deposits stay.
+Orders are folded again from order_events; ledger, positions, trade results, round trips and cursors from fills. What no fill tells
+(deposits, withdrawals, funding, charges, corrections) is a fact itself and stays; balances are compared with the sums of all lines.
 Everything happens in one transaction as the migrator; services that write these tables wait for it. Without differences
 it changes nothing. With differences it prints them and exits 1, and only `--apply` keeps the rebuilt rows.
 """
@@ -21,17 +22,20 @@ from trading_platform import config, db
 from trading_platform.config import ConfigError, Settings
 from trading_platform.engine.store import UPSERT_ORDER, fold_orders, order_parameters
 from trading_platform.instruments import COLUMNS, Catalogue, Instrument
-from trading_platform.portfolio.store import project
+from trading_platform.portfolio.projection import BATCH, project
 
 # Every projection with the columns that describe its rows. The cursor comes first: who projects locks it first, too.
 PROJECTIONS: Mapping[str, LiteralString] = {
     "portfolio_cursor": "SELECT account_id, last_fill_seq FROM portfolio_cursor WHERE last_fill_seq > 0 ORDER BY 1",
-    "ledger_transactions": "SELECT id, kind, account_id, occurred_at, fill_seq FROM ledger_transactions ORDER BY id",
-    "ledger_lines": "SELECT transaction_id, line_no, account_id, book, currency, amount FROM ledger_lines ORDER BY 1, 2",
-    "positions": "SELECT account_id, instrument_id, quantity, average_price, realised_pnl, fees, last_fill_seq, updated_at"
-    " FROM positions ORDER BY 1, 2",
-    "trade_results": "SELECT fill_seq, account_id, instrument_id, closed_quantity, realised_pnl, fee, currency, executed_at"
-    " FROM trade_results ORDER BY 1",
+    "ledger_transactions": "SELECT id, kind, account_id, occurred_at, fill_seq FROM ledger_transactions",
+    "ledger_lines": "SELECT transaction_id, line_no, account_id, book, currency, amount FROM ledger_lines",
+    "ledger_balances": "SELECT account_id, book, currency, amount FROM ledger_balances WHERE amount <> 0",
+    "positions": "SELECT account_id, instrument_id, position_side, quantity, average_price, realised_pnl, fees, residue, other_fees::text,"
+    " last_fill_seq, updated_at FROM positions",
+    "trade_results": "SELECT fill_seq, account_id, instrument_id, position_side, closed_quantity, realised_pnl, fee, other_fee,"
+    " other_fee_currency, volume, decision_price, slippage, currency, executed_at FROM trade_results",
+    "round_trips": "SELECT account_id, instrument_id, position_side, opened_seq, closed_seq, direction, opened_at, closed_at,"
+    " peak_quantity, volume, realised_pnl, fees, other_fees::text, fills, currency FROM round_trips",
     "orders": "SELECT client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity, limit_price,"
     " status, filled_quantity, filled_notional, fees, reason_code, reason, strategy, signal_id, last_order_seq, created_at, updated_at"
     " FROM orders ORDER BY 1",
@@ -63,10 +67,15 @@ async def _rebuild_portfolio(cursor: AsyncCursor[TupleRow], catalogue: Catalogue
     await cursor.execute("SELECT account_id, last_fill_seq FROM portfolio_cursor")
     reached = await cursor.fetchall()
     for statement in (
+        b"DELETE FROM ledger_lines l USING ledger_transactions t WHERE t.id = l.transaction_id AND t.kind = 'fill'",
         b"DELETE FROM ledger_transactions WHERE kind = 'fill'",
         b"DELETE FROM trade_results",
+        b"DELETE FROM round_trips",
         b"DELETE FROM positions",
         b"DELETE FROM portfolio_cursor",
+        # Kept by the database as lines come and go, so that a wrong one would stay wrong: it starts from what no fill tells.
+        b"DELETE FROM ledger_balances",
+        b"INSERT INTO ledger_balances SELECT account_id, book, currency, sum(amount) FROM ledger_lines GROUP BY 1, 2, 3",
     ):
         await cursor.execute(statement)
     for account_id, last_seq in reached:
@@ -74,7 +83,7 @@ async def _rebuild_portfolio(cursor: AsyncCursor[TupleRow], catalogue: Catalogue
         row = await cursor.fetchone()
         left = int(row[0]) if row else 0
         while left > 0:
-            left -= await project(cursor, catalogue, account_id, limit=min(left, 500))
+            left -= (await project(cursor, catalogue, account_id, limit=min(left, BATCH))).fills
 
 
 async def _catalogue(connection: AsyncConnection[TupleRow]) -> Catalogue:
@@ -104,7 +113,7 @@ def _show(row: tuple[Any, ...]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="trading_platform.portfolio.rebuild", description="Rebuild projections from facts.")
+    parser = argparse.ArgumentParser(prog="python -m trading_platform.rebuild", description="Rebuild projections from facts.")
     parser.add_argument("--apply", action="store_true", help="keep the rebuilt rows where they differ")
     arguments = parser.parse_args()
     try:

@@ -125,14 +125,228 @@ CREATE TABLE reconciliations (
 CREATE INDEX reconciliations_newest ON reconciliations (account_id, id DESC);
 
 -- Portfolio -------------------------------------------------------------------------------------------------------------------------
+-- The projections get columns they did not have: they are made again from the fills, by whoever projects, on its next turn.
+
+DROP TRIGGER ledger_lines_balanced ON ledger_lines;
+DROP FUNCTION refuse_unbalanced;
+DELETE FROM ledger_transactions WHERE kind = 'fill';
+DELETE FROM trade_results;
+DELETE FROM positions;
+DELETE FROM portfolio_cursor;
 
 ALTER TABLE positions ADD COLUMN position_side text NOT NULL DEFAULT 'net' CHECK (position_side IN ('net', 'long', 'short'));
 ALTER TABLE positions DROP CONSTRAINT positions_pkey;
 ALTER TABLE positions ADD PRIMARY KEY (account_id, instrument_id, position_side);
-ALTER TABLE trade_results ADD COLUMN position_side text NOT NULL DEFAULT 'net' CHECK (position_side IN ('net', 'long', 'short'));
+ALTER TABLE positions
+    ADD COLUMN residue    amount NOT NULL DEFAULT 0,      -- signed cost beyond quantity × average_price
+    ADD COLUMN other_fees jsonb NOT NULL DEFAULT '{}';    -- by currency: fees the quote currency does not value, not in `fees`
+
+-- What a fill's row says of account and instrument needs no second proof here: it refers to the fill.
+ALTER TABLE trade_results
+    DROP CONSTRAINT trade_results_account_id_fkey,
+    DROP CONSTRAINT trade_results_instrument_id_fkey,
+    ADD COLUMN position_side      text NOT NULL DEFAULT 'net' CHECK (position_side IN ('net', 'long', 'short')),
+    ADD COLUMN volume             amount NOT NULL CHECK (volume > 0),   -- value of the fill; `fee` is in the same currency
+    ADD COLUMN other_fee          amount,                               -- a fee the fill's price does not value
+    ADD COLUMN other_fee_currency text,
+    ADD COLUMN decision_price     positive_amount,                      -- seen when the order was decided; NULL: none is known
+    ADD COLUMN slippage           amount,                               -- what it cost more than at that price
+    ADD CHECK ((other_fee IS NULL) = (other_fee_currency IS NULL)),
+    ADD CHECK ((decision_price IS NULL) = (slippage IS NULL));
+
+-- From flat to flat; the open one of each position has no end yet. In the instrument's quote currency.
+CREATE TABLE round_trips (
+    account_id    text NOT NULL REFERENCES accounts (id),
+    instrument_id integer NOT NULL REFERENCES instruments (id),
+    position_side text NOT NULL CHECK (position_side IN ('net', 'long', 'short')),
+    opened_seq    bigint NOT NULL REFERENCES fills (seq),
+    closed_seq    bigint,
+    direction     text NOT NULL CHECK (direction IN ('long', 'short')),
+    opened_at     timestamptz NOT NULL,
+    closed_at     timestamptz,
+    peak_quantity positive_amount NOT NULL,
+    volume        positive_amount NOT NULL,
+    realised_pnl  amount NOT NULL,                        -- before fees
+    fees          amount NOT NULL,
+    other_fees    jsonb NOT NULL DEFAULT '{}',
+    fills         integer NOT NULL CHECK (fills > 0),
+    currency      text NOT NULL,
+    PRIMARY KEY (account_id, instrument_id, position_side, opened_seq),
+    CHECK ((closed_seq IS NULL) = (closed_at IS NULL))
+);
+CREATE UNIQUE INDEX round_trips_open ON round_trips (account_id, instrument_id, position_side) WHERE closed_seq IS NULL;
+CREATE INDEX round_trips_closed ON round_trips (account_id, closed_seq) WHERE closed_seq IS NOT NULL;
+CREATE INDEX round_trips_closed_at ON round_trips (account_id, closed_at) WHERE closed_seq IS NOT NULL;
+
+-- Money that came or went without a fill is kept apart from P&L and from what was paid in. At the end of a day equity less capital
+-- is what was earned.
+ALTER TABLE equity_snapshots
+    ADD COLUMN carry   amount NOT NULL DEFAULT 0,         -- funding, charges and corrections
+    ADD COLUMN capital amount GENERATED ALWAYS AS (equity - realised - unrealised + fees - carry) STORED;
+
+-- Whoever books something without a fill says who and why; its id makes it once (portfolio/transfers).
+ALTER TABLE ledger_transactions DROP CONSTRAINT ledger_transactions_kind_check;
+ALTER TABLE ledger_transactions
+    ADD COLUMN actor         text,
+    ADD COLUMN reason        text,
+    ADD COLUMN instrument_id integer REFERENCES instruments (id),       -- what funding was for
+    ADD CHECK (kind IN ('deposit', 'withdrawal', 'fill', 'funding', 'fee', 'adjustment')),
+    ADD CHECK ((kind = 'fill') = (fill_seq IS NOT NULL)),
+    ADD UNIQUE (id, account_id);
+CREATE INDEX ledger_transfers ON ledger_transactions (account_id, occurred_at) WHERE kind <> 'fill';
+
+-- A line belongs to its transaction's account, and to no other.
+ALTER TABLE ledger_lines
+    DROP CONSTRAINT ledger_lines_transaction_id_fkey,
+    DROP CONSTRAINT ledger_lines_account_id_fkey,
+    DROP CONSTRAINT ledger_lines_book_check,
+    ADD FOREIGN KEY (transaction_id, account_id) REFERENCES ledger_transactions (id, account_id) ON DELETE CASCADE,
+    ADD CHECK (book IN ('holdings', 'capital', 'exchange', 'fees', 'result', 'carry'));
+DROP INDEX ledger_lines_balance;
+CREATE INDEX ledger_lines_paid ON ledger_lines (account_id, book, currency) WHERE book IN ('capital', 'carry');
+
+-- The sums of the lines, kept by the database itself: nobody else may write them. Holdings are read here, not by adding up lines.
+CREATE TABLE ledger_balances (
+    account_id text NOT NULL REFERENCES accounts (id),
+    book       text NOT NULL,
+    currency   text NOT NULL,
+    amount     amount NOT NULL,
+    PRIMARY KEY (account_id, book, currency)
+);
+INSERT INTO ledger_balances SELECT account_id, book, currency, sum(amount) FROM ledger_lines GROUP BY 1, 2, 3;
+
+-- Every statement that adds or removes lines must balance by itself, in each transaction and currency. So every transaction does, at
+-- every moment: lines are never changed, and a line added later would have to bring its counterpart.
+CREATE FUNCTION book_lines() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+DECLARE
+    wrong record;
+    sign  integer := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
+BEGIN
+    SELECT transaction_id, currency, sum(amount) AS total INTO wrong
+      FROM changed GROUP BY transaction_id, currency HAVING sum(amount) <> 0 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'UNBALANCED: the % lines of ledger transaction % sum to %, not zero', wrong.currency, wrong.transaction_id,
+            wrong.total USING ERRCODE = 'TR003';
+    END IF;
+    IF TG_OP = 'DELETE' AND EXISTS (SELECT FROM changed JOIN public.ledger_transactions t ON t.id = transaction_id
+                                     WHERE t.kind <> 'fill') THEN
+        RAISE EXCEPTION 'APPEND_ONLY: % of ledger_lines is refused; what no fill tells is corrected by an adjustment', TG_OP
+            USING ERRCODE = 'TR002';
+    END IF;
+    INSERT INTO public.ledger_balances AS b (account_id, book, currency, amount)
+    SELECT account_id, book, currency, sum(amount) * sign FROM changed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ON CONFLICT (account_id, book, currency) DO UPDATE SET amount = b.amount + EXCLUDED.amount;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER ledger_lines_booked AFTER INSERT ON ledger_lines
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION book_lines();
+CREATE TRIGGER ledger_lines_unbooked AFTER DELETE ON ledger_lines
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION book_lines();
+CREATE TRIGGER ledger_lines_fixed BEFORE UPDATE OR TRUNCATE ON ledger_lines
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER ledger_transactions_fixed BEFORE UPDATE OR TRUNCATE ON ledger_transactions
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER ledger_transfers_kept BEFORE DELETE ON ledger_transactions
+    FOR EACH ROW WHEN (OLD.kind <> 'fill') EXECUTE FUNCTION refuse_change();
+
+-- Zero in each currency, always.
+CREATE VIEW ledger_totals AS SELECT currency, sum(amount) AS total FROM ledger_balances GROUP BY currency;
 
 -- The paper venue's own books -------------------------------------------------------------------------------------------------------
 -- A venue of its own, in a service of its own: nobody else reads this schema.
 
 DROP TABLE paper_venue.trades;
 DROP TABLE paper_venue.orders;
+
+-- One row: up to where the market was matched, and by whom. Part of every commit, so that a venue that lost its lease writes nothing.
+CREATE TABLE paper_venue.progress (
+    single          boolean PRIMARY KEY DEFAULT true CHECK (single),
+    stream_position text,                      -- newest entry of md:ticks that was matched
+    gaps            integer NOT NULL DEFAULT 0,   -- times the stream no longer had what was missed
+    lease           text NOT NULL,
+    fencing_token   bigint NOT NULL,
+    written_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO paper_venue.progress (lease, fencing_token) VALUES ('paper-venue', 0);
+CREATE TRIGGER paper_progress_fenced AFTER UPDATE ON paper_venue.progress
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION refuse_fenced();
+
+CREATE TABLE paper_venue.accounts (
+    account_id text PRIMARY KEY,
+    opening    jsonb NOT NULL,                 -- what was paid in when it was first seen: currency to amount
+    opened_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Of a perpetual, `free` is the position (below zero: short) and `cost` what it was entered at, signed like it.
+CREATE TABLE paper_venue.balances (
+    account_id text NOT NULL REFERENCES paper_venue.accounts (account_id),
+    asset      text NOT NULL,
+    free       amount NOT NULL,
+    locked     amount NOT NULL CHECK (locked >= 0),
+    cost       amount NOT NULL DEFAULT 0,
+    PRIMARY KEY (account_id, asset)
+);
+
+-- Words and statuses are Binance's; times are milliseconds, as its API has them.
+CREATE TABLE paper_venue.orders (
+    order_id         bigint PRIMARY KEY,
+    account_id       text NOT NULL REFERENCES paper_venue.accounts (account_id),
+    client_order_id  text NOT NULL CHECK (client_order_id ~ '^[.A-Z:/a-z0-9_-]{1,36}$'),
+    instrument_id    integer NOT NULL REFERENCES instruments (id),
+    side             text NOT NULL CHECK (side IN ('BUY', 'SELL')),
+    type             text NOT NULL CHECK (type IN ('LIMIT', 'MARKET', 'STOP_LOSS', 'STOP_LOSS_LIMIT', 'TAKE_PROFIT', 'TAKE_PROFIT_LIMIT',
+                                                   'LIMIT_MAKER')),
+    time_in_force    text NOT NULL CHECK (time_in_force IN ('GTC', 'IOC', 'FOK')),
+    quantity         positive_amount NOT NULL,
+    quote_quantity   amount NOT NULL,          -- 0 where the order was not stated in money
+    price            amount NOT NULL,          -- 0 where there is none
+    stop_price       amount NOT NULL,
+    iceberg_quantity amount NOT NULL,
+    status           text NOT NULL CHECK (status IN ('NEW', 'PARTIALLY_FILLED', 'FILLED', 'CANCELED', 'REJECTED', 'EXPIRED')),
+    executed         amount NOT NULL CHECK (executed BETWEEN 0 AND quantity),
+    executed_quote   amount NOT NULL CHECK (executed_quote >= 0),
+    bound            amount NOT NULL,          -- price funds are held at
+    reserved         amount NOT NULL CHECK (reserved >= 0),
+    working          boolean NOT NULL,
+    reason           text,
+    created_ms       bigint NOT NULL,
+    updated_ms       bigint NOT NULL,
+    working_ms       bigint NOT NULL,          -- -1 until it is in the book
+    UNIQUE (account_id, client_order_id)
+);
+CREATE INDEX paper_orders_open ON paper_venue.orders (order_id) WHERE status IN ('NEW', 'PARTIALLY_FILLED');
+CREATE INDEX paper_orders_history ON paper_venue.orders (account_id, instrument_id, order_id);
+
+CREATE TABLE paper_venue.trades (
+    instrument_id integer NOT NULL REFERENCES instruments (id),
+    trade_id      bigint NOT NULL CHECK (trade_id > 0),   -- counted by instrument, as Binance does
+    order_id      bigint NOT NULL REFERENCES paper_venue.orders (order_id),
+    account_id    text NOT NULL,
+    buyer         boolean NOT NULL,
+    maker         boolean NOT NULL,
+    price         positive_amount NOT NULL,
+    quantity      positive_amount NOT NULL,
+    quote         positive_amount NOT NULL,
+    fee           amount NOT NULL,
+    fee_asset     text NOT NULL,
+    executed_ms   bigint NOT NULL,
+    ts_event_ns   bigint NOT NULL,
+    PRIMARY KEY (instrument_id, trade_id)
+);
+CREATE INDEX paper_trades_account ON paper_venue.trades (account_id, instrument_id, trade_id);
+CREATE INDEX paper_trades_order ON paper_venue.trades (order_id);
+
+-- What the simulated market remembers beside the orders: queues ahead of them and sizes already taken.
+CREATE TABLE paper_venue.books (
+    instrument_id integer PRIMARY KEY REFERENCES instruments (id),
+    snapshot      jsonb NOT NULL
+);
+
+-- Dead-man timers; `*` is all symbols of the account.
+CREATE TABLE paper_venue.timers (
+    account_id   text NOT NULL REFERENCES paper_venue.accounts (account_id),
+    symbol       text NOT NULL,
+    countdown_ms bigint NOT NULL CHECK (countdown_ms > 0),
+    due_ms       bigint NOT NULL,
+    PRIMARY KEY (account_id, symbol)
+);
