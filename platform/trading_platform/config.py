@@ -165,6 +165,7 @@ class RiskSettings(LimitSettings):
     figures_every_s: Seconds = 1.0
     figures_max_age_s: Seconds = 15.0
     warn_at: Annotated[Decimal, Field(gt=0, lt=1)] = Decimal("0.8")
+    emergency_close: bool = False
 
 
 class EngineSettings(Section):

@@ -15,6 +15,7 @@ from trading_platform.domain.risk import Limits, OrderToCheck
 from trading_platform.instruments import UnknownInstrument
 from trading_platform.messages import Side
 from trading_platform.problems import Problem
+from trading_platform.risk import trading
 from trading_platform.risk.service import Risk
 from trading_platform.risk.store import RiskStore
 from trading_platform.service import Service
@@ -54,14 +55,6 @@ class LimitsBody(_Body):
     price_collar: Annotated[Decimal, Field(gt=0, lt=1)]
     max_daily_loss: Positive
     max_data_age_s: Positive
-
-
-class StateBody(_Body):
-    """Body of POST /trading/state: for one account, or "*" for the platform."""
-
-    state: Literal["running", "reducing", "paused", "stopped"]
-    reason: Annotated[str, Field(min_length=3, max_length=500)]
-    account: str = "*"
 
 
 def create(settings: Settings) -> Service:
@@ -164,18 +157,7 @@ def create(settings: Settings) -> Service:
     async def decisions(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
         return answer(await store.decisions(limit))
 
-    @service.app.get("/trading/state", tags=["trading"])
-    async def trading_state() -> Response:
-        return answer(await store.trading_states())
-
-    @service.app.post("/trading/state", tags=["trading"])
-    async def change_state(body: StateBody, who: Annotated[Identity, Depends(auth.require("trading.control"))]) -> Response:
-        account_id = body.account if body.account == "*" else account_of(body.account).id
-        if await store.trading_state(account_id) == "emergency_stopped" and who.role != "admin":
-            raise Problem(409, "EMERGENCY_STOPPED", "an emergency stop is released by an admin only")
-        await store.set_trading_state(account_id, body.state, body.reason, f"user:{who.subject}")
-        return answer({"account": account_id, "state": body.state, "reason": body.reason})
-
+    trading.mount(service, settings, auth)
     return service
 
 
