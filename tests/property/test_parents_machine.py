@@ -14,6 +14,7 @@ from held_orders import INSTRUMENT, START, Household, held
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from trading_platform.domain import parents
 from trading_platform.domain.family import tradable
 from trading_platform.domain.orders import EventType, Order, Status
 from trading_platform.domain.top import Top
@@ -182,11 +183,10 @@ class Family(RuleBasedStateMachine):
 
     @invariant()
     def the_same_question_has_the_same_answer(self) -> None:
-        before = self.home.parent
-        decided = self.home.decide()
-        self.home.children.reverse()
-        assert self.home.decide() == decided
-        assert before == self.home.parent
+        home = self.home
+        turned = list(reversed(home.children))
+        assert parents.decide(home.parent, turned, home.market, home.now, INSTRUMENT) == home.decide()
+        assert parents.next_wakeup(home.parent, turned, home.now) == home.wakeup()
 
     @invariant()
     def a_stop_never_loosens(self) -> None:

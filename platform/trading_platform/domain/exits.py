@@ -23,7 +23,7 @@ def decide_oco(members: Family, terms: Exits, top: Top | None) -> list[Action]:
     own = members.parent.intent
     if members.all_over and family.filled(members.children) >= own.quantity:
         return [members.finish("FILLED")]
-    actions, stuck = _exits(members, terms, top, own.side, own.quantity, may_grow=False)
+    actions, stuck = _exits(members, terms, top, own.side, own.quantity)
     if not actions and stuck > 0:
         return [members.finish("CANCELED", "REST_BELOW_MINIMUM", f"{stuck} is less than may be ordered")]
     return actions
@@ -47,7 +47,7 @@ def decide_bracket(members: Family, terms: Exits, top: Top | None) -> list[Actio
     if members.all_over and held <= 0:
         return [_end(members, entry)]
     exit_side: Side = "sell" if own.side == "buy" else "buy"
-    actions, stuck = _exits(members, terms, top, exit_side, bought, may_grow=entry.is_open)
+    actions, stuck = _exits(members, terms, top, exit_side, bought)
     if not actions and stuck > 0:
         outcome = members.finish("CANCELED", counted=entries).outcome
         return [family.Finish(outcome, "REST_BELOW_MINIMUM", f"{stuck} of the position is less than may be ordered")]
@@ -79,9 +79,7 @@ def _end(members: Family, entry: Order) -> family.Finish:
     return members.finish(status, entry.reason_code, entry.reason, [entry])  # type: ignore[arg-type]
 
 
-def _exits(
-    members: Family, terms: Exits, top: Top | None, side: Side, entitled: Decimal, *, may_grow: bool
-) -> tuple[list[Action], Decimal]:
+def _exits(members: Family, terms: Exits, top: Top | None, side: Side, entitled: Decimal) -> tuple[list[Action], Decimal]:
     """What to do about the exits of a position of `entitled`, and how much is stuck: too small to be traded ever."""
     instrument, now = members.instrument, members.now
     profits, stops = members.roles("take_profit"), members.roles("stop_loss", "exit")
@@ -104,7 +102,7 @@ def _exits(
             actions.append(_exit(members, side, free, limit, fired=fired, failed=_failed(stops)))
         return actions, Decimal(0)
     resting = [child for child in working if child.is_open]
-    if free <= 0 or may_grow or any(child.is_open for child in members.children if child not in resting):
+    if free <= 0 or any(child.is_open for child in members.children if child not in resting):
         return actions, Decimal(0)
     if resting:  # too small alone: with the newest order's rest it is not
         return actions + (family.cancels(resting[-1:]) if limit is not None else []), Decimal(0)

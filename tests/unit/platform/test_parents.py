@@ -98,6 +98,14 @@ def test_a_trail_with_an_offset_sends_a_limit_order_beyond_the_stop() -> None:
     assert (home.only().intent.type, home.only().intent.limit_price) == ("limit", D(93))
 
 
+def test_no_stop_and_no_limit_falls_below_one_tick() -> None:
+    home = Household(held("trailing_stop", {"callback_amount": "99", "limit_offset": "5"}))
+    home.settle("99.2")
+    assert prices(home)["stop_price"] == "0.5"
+    home.settle("0.5")
+    assert home.only().intent.limit_price == D("0.5")
+
+
 def test_without_a_market_nothing_moves() -> None:
     home = trailing()
     home.settle()
