@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from trading_platform.answers import answer
 from trading_platform.auth import Authenticator, Identity
 from trading_platform.config import AccountSettings, Settings
-from trading_platform.domain.figures import Figures, Unknown, risk_score
-from trading_platform.domain.risk import Limits, OrderToCheck
 from trading_platform.instruments import UnknownInstrument
 from trading_platform.messages import Side
 from trading_platform.problems import Problem
 from trading_platform.risk import trading
+from trading_platform.risk.old_figures import Figures, Unknown, risk_score
+from trading_platform.risk.rules import Limits, OrderToCheck
 from trading_platform.risk.service import Risk
 from trading_platform.risk.store import RiskStore
 from trading_platform.service import Service

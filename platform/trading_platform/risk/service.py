@@ -14,10 +14,10 @@ from prometheus_client import Counter, Gauge
 
 from trading_platform import accounts
 from trading_platform.config import AccountSettings, Settings
-from trading_platform.domain import figures as figures_module
-from trading_platform.domain import risk as rules
-from trading_platform.domain.figures import Figures, Holding, Unknown
-from trading_platform.domain.risk import Decision, Facts, Limits, OrderToCheck
+from trading_platform.risk import old_figures as figures_module
+from trading_platform.risk import rules
+from trading_platform.risk.old_figures import Figures, Holding, Unknown
+from trading_platform.risk.rules import Decision, Facts, Limits, OrderToCheck
 from trading_platform.risk.store import RiskStore, Working
 from trading_platform.service import LoopContext
 

@@ -15,11 +15,11 @@ from trading_platform.bus import Bus
 from trading_platform.config import AccountSettings, RiskSettings, Settings
 from trading_platform.db import Database
 from trading_platform.domain import positions
-from trading_platform.domain.figures import Baseline, Holding, Unknown
 from trading_platform.domain.positions import Position
-from trading_platform.domain.risk import Decision, Facts, Limits, OrderToCheck
 from trading_platform.instruments import Catalogue, Instrument
 from trading_platform.messages import Quote
+from trading_platform.risk.old_figures import Baseline, Holding, Unknown
+from trading_platform.risk.rules import Decision, Facts, Limits, OrderToCheck
 
 _LIMIT_COLUMNS = ", ".join(field.name for field in fields(Limits))
 _STRICTNESS = ("running", "reducing", "draining", "paused", "stopped", "emergency_stopped")
