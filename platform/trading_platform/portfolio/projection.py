@@ -66,7 +66,7 @@ async def project(cursor: AsyncCursor[TupleRow], catalogue: Catalogue, account_i
     fills = await _next_fills(cursor, account_id, limit)
     if not fills:
         return Projected(0)
-    batch = _Batch(catalogue, await _load_positions(cursor, account_id), await _load_open_trips(cursor, account_id))
+    batch = Batch(catalogue, await _load_positions(cursor, account_id), await _load_open_trips(cursor, account_id))
     for fill in fills:
         batch.take(fill)
     await batch.write(cursor, account_id)
@@ -74,26 +74,26 @@ async def project(cursor: AsyncCursor[TupleRow], catalogue: Catalogue, account_i
     return Projected(len(fills), fills[-1].recorded_at, tuple(sorted(batch.turned)))
 
 
-class _Batch:
-    """Fills taken one after the other, and the rows they lead to."""
+class Batch:
+    """Fills taken one after the other, and the rows they lead to. `held` and `trips` are where they left off."""
 
     def __init__(self, catalogue: Catalogue, held: dict[Key, Position], trips: dict[Key, RoundTrip]) -> None:
         self._catalogue = catalogue
-        self._held = held
-        self._trips = trips
+        self.held = held
+        self.trips = trips
         self._last: dict[Key, FillRow] = {}
         self._transactions: list[tuple[Any, ...]] = []
         self._lines: list[tuple[Any, ...]] = []
         self._results: list[tuple[Any, ...]] = []
-        self._closed: list[tuple[Key, RoundTrip]] = []
+        self.closed: list[tuple[Key, RoundTrip]] = []
         self.turned: set[tuple[str, PositionSide]] = set()
 
     def take(self, fill: FillRow) -> None:
         instrument = self._catalogue.id(fill.instrument_id)
         key = (fill.instrument_id, fill.position_side)
-        before = self._held.get(key, Position())
+        before = self.held.get(key, Position())
         after, effect = positions.after_fill(before, instrument, fill.side, fill.quantity, fill.price, fill.fee, fill.fee_currency)
-        self._held[key] = after
+        self.held[key] = after
         self._last[key] = fill
         if positions.is_turned(fill.position_side, after) and not positions.is_turned(fill.position_side, before):
             self.turned.add((instrument.symbol, fill.position_side))
@@ -121,28 +121,28 @@ class _Batch:
             )
         )  # fmt: skip
         execution = Execution(fill.seq, fill.executed_at, fill.side, fill.quantity, fill.price, fee, unvalued)
-        closed, still_open = performance.follow(self._trips.get(key), instrument, execution, before, after, effect)
+        closed, still_open = performance.follow(self.trips.get(key), instrument, execution, before, after, effect)
         if closed is not None:
-            self._closed.append((key, closed))
+            self.closed.append((key, closed))
         if still_open is not None:
-            self._trips[key] = still_open
+            self.trips[key] = still_open
         else:
-            self._trips.pop(key, None)
+            self.trips.pop(key, None)
 
     async def write(self, cursor: AsyncCursor[TupleRow], account_id: str) -> None:
         await _copy(cursor, _COPY_TRANSACTIONS, self._transactions)
         await _copy(cursor, _COPY_LINES, self._lines)
         await _copy(cursor, _COPY_RESULTS, self._results)
-        changed = [(key, self._trips[key]) for key in self._last if key in self._trips]
+        changed = [(key, self.trips[key]) for key in self._last if key in self.trips]
         # Closed ones first: the open one of a position is unique.
-        for trips in (self._closed, changed):
+        for trips in (self.closed, changed):
             if trips:
                 rows = [_trip_row(self._catalogue.id(key[0]), key, trip) for key, trip in trips]
                 await cursor.execute(_UPSERT_TRIPS, (account_id, _json(rows)))
         await cursor.execute(_UPSERT_POSITIONS, (account_id, _json([self._position_row(key, fill) for key, fill in self._last.items()])))
 
     def _position_row(self, key: Key, fill: FillRow) -> dict[str, Any]:
-        position = self._held[key]
+        position = self.held[key]
         return {
             "instrument_id": key[0], "position_side": key[1], "quantity": position.quantity, "average_price": position.average_price,
             "realised_pnl": position.realised_pnl, "fees": position.fees, "residue": position.residue,
