@@ -20,8 +20,9 @@ BEGIN
 
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'trading_app') THEN
         GRANT INSERT ON order_events, fills, ledger_transactions, ledger_lines, trade_results, equity_snapshots, audit_events,
-            risk_limits, risk_decisions, accounts TO trading_app;
+            risk_limits, accounts TO trading_app;
         GRANT INSERT, UPDATE ON round_trips TO trading_app;
+        GRANT INSERT, UPDATE ON risk_figures TO trading_app;
         GRANT INSERT, UPDATE ON orders, positions, portfolio_cursor, trading_state, trading_state_acks, leases, users, candles TO trading_app;
         GRANT USAGE ON SEQUENCE trading_state_version TO trading_app;
         GRANT INSERT, DELETE ON outbox TO trading_app;

@@ -141,6 +141,7 @@ class LimitSettings(Section):
     max_position_notional: Amount = Decimal(20_000)
     max_total_exposure: Amount = Decimal(50_000)
     max_orders_per_minute: Annotated[int, Field(ge=1)] = 60
+    max_orders_per_second: Annotated[int, Field(ge=1)] | None = None
     price_collar: Annotated[Decimal, Field(gt=0, lt=1)] = Decimal("0.05")
     max_daily_loss: Amount = Decimal(1_000)
     max_data_age_s: Seconds = 30.0

@@ -112,6 +112,56 @@ CREATE VIEW risk_decisions AS
            data->'risk'->'facts' AS facts, occurred_at AS decided_at
       FROM order_events WHERE type IN ('submitting', 'denied', 'held') AND data ? 'risk';
 
+-- Limits of an account, or of all accounts together ('*'); what is NULL is not limited. Shares are fractions of the equity.
+ALTER TABLE risk_limits
+    DROP CONSTRAINT risk_limits_account_id_fkey,
+    ADD COLUMN max_orders_per_second  integer CHECK (max_orders_per_second > 0),
+    ADD COLUMN max_daily_loss_share   positive_amount CHECK (max_daily_loss_share <= 1),
+    ADD COLUMN max_weekly_loss        positive_amount,
+    ADD COLUMN max_weekly_loss_share  positive_amount CHECK (max_weekly_loss_share <= 1),
+    ADD COLUMN max_monthly_loss       positive_amount,
+    ADD COLUMN max_monthly_loss_share positive_amount CHECK (max_monthly_loss_share <= 1),
+    ADD COLUMN max_drawdown           positive_amount CHECK (max_drawdown <= 1),
+    ADD COLUMN max_leverage           positive_amount,
+    ADD COLUMN max_concentration      positive_amount,
+    ADD COLUMN max_consecutive_losses integer CHECK (max_consecutive_losses > 0),
+    ADD COLUMN max_reject_share       positive_amount CHECK (max_reject_share <= 1),
+    ADD COLUMN max_var                positive_amount CHECK (max_var <= 1),
+    ADD CHECK (account_id ~ '^([*]|[a-z0-9][a-z0-9-]{0,31})$');
+
+-- Where each account stands, and all together ('*'), as the leading risk service saw it last: observations, replaced every second.
+-- What is NULL is unknown, `reasons` say why. `published` is what those who judge orders read (domain/figures.py).
+CREATE TABLE risk_figures (
+    account_id         text PRIMARY KEY,
+    computed_at        timestamptz NOT NULL,
+    currency           text NOT NULL,
+    capital            amount,                 -- paid in, and what came or went without a trade
+    equity             amount,
+    exposure           amount,                 -- were everything filled that works
+    realised           amount,
+    unrealised         amount,
+    fees               amount,
+    equity_day         amount,                 -- where the periods began, with what was paid in since
+    equity_week        amount,
+    equity_month       amount,
+    peak_equity        amount,
+    max_drawdown       amount,
+    consecutive_losses integer,
+    reject_share       amount NOT NULL DEFAULT 0,
+    var_95             amount,                 -- one day
+    var_99             amount,
+    expected_shortfall amount,                 -- one day, the mean of what lies beyond var_95
+    breached           text[] NOT NULL DEFAULT '{}',   -- limits of the breakers that it stood beyond
+    reasons            text[] NOT NULL DEFAULT '{}',
+    published          jsonb NOT NULL,
+    lease              text NOT NULL,
+    fencing_token      bigint NOT NULL
+);
+CREATE TRIGGER risk_figures_made_fenced AFTER INSERT ON risk_figures
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION refuse_fenced();
+CREATE TRIGGER risk_figures_fenced AFTER UPDATE ON risk_figures
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION refuse_fenced();
+
 -- Reconciliation --------------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE reconciliations (
