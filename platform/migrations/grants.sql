@@ -26,6 +26,7 @@ BEGIN
         GRANT INSERT, UPDATE ON orders, positions, portfolio_cursor, trading_state, trading_state_acks, leases, users, candles TO trading_app;
         GRANT USAGE ON SEQUENCE trading_state_version TO trading_app;
         GRANT INSERT, DELETE ON outbox TO trading_app;
+        GRANT INSERT ON reconciliations TO trading_app;
         GRANT INSERT ON paper_venue.accounts, paper_venue.trades TO trading_app;
         GRANT INSERT, UPDATE ON paper_venue.orders, paper_venue.balances, paper_venue.books TO trading_app;
         GRANT INSERT, UPDATE, DELETE ON paper_venue.timers TO trading_app;

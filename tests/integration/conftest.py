@@ -30,6 +30,7 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from psycopg import sql
+from scripted_venue import Exchange
 from trading_platform import auth, batches, config, instruments, messages, migrate
 from trading_platform.bus import Bus
 from trading_platform.config import Settings
@@ -177,6 +178,7 @@ def settings_for(postgres: PostgresServer, redis_server: RedisServer, database: 
             for name in ("gateway", "market-data", "engine", "strategy", "risk", "portfolio", "health")
         },
         "leases": {"ttl_s": 2},
+        "engine": {"halt_latch": str(postgres.directory / "no-such-directory" / "halt"), "reconcile_every_s": 1},
     }  # fmt: skip
     return config.parse({**document, **changes})
 
@@ -332,8 +334,9 @@ def token(credentials: Path) -> Any:
 class Platform:
     """Services of the money path, running in this process on the test's servers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, exchange: Exchange | None = None) -> None:
         self.settings = settings
+        self.exchange = exchange or Exchange("40001")
         self._running: dict[str, tuple[Service, Any, httpx.AsyncClient]] = {}
 
     async def start(self, *names: str) -> None:
@@ -347,7 +350,7 @@ class Platform:
     def _create(self, name: str) -> Service:
         match name:
             case "engine":
-                return engine_app.create(self.settings, risk_transport=RiskWire(self))
+                return engine_app.create(self.settings, self.exchange.venues)
             case "risk":
                 return risk_app.create(self.settings)
             case "portfolio":
@@ -382,18 +385,6 @@ class Platform:
             return account in document["leads"] and document["loops"][f"account:{account}"]["status"] == "running"
 
         await eventually(leading, what="the engine's lead")
-
-
-class RiskWire(httpx.AsyncBaseTransport):
-    """The engine's way to risk: to the running risk service, or a refused connection while there is none."""
-
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if "risk" not in self._platform:
-            raise httpx.ConnectError("connection refused", request=request)
-        return await httpx.ASGITransport(self._platform.service("risk").app).handle_async_request(request)
 
 
 @pytest.fixture

@@ -263,6 +263,8 @@ class AccountCore:
         for order in sorted(orders, key=lambda order: not order.intent.is_held):  # parents first: children draw on what they reserved
             if not order.is_open:
                 self.revive(order, trades.get(order.id, ()))
+                if order.intent.parent_id in self._open:
+                    self.risk.on_open(order)
                 continue
             if order.status is Status.INITIALIZED:
                 raise IllegalTransition(f"order {order.id} was committed neither sent, held nor denied")

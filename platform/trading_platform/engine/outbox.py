@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from trading_platform.db import Database
 from trading_platform.engine.metrics import OUTBOX
 from trading_platform.service import LoopContext
 
-BATCH = 500
+COMMITS = 20
 PAUSE_S = 0.05
 
 
@@ -27,23 +28,25 @@ class OutboxPublisher:
             context.beat()
             context.lease.assert_held()
             published = await self.publish()
-            if published < BATCH:
+            if published < COMMITS:
                 await context.sleep(PAUSE_S)
 
     async def publish(self) -> int:
-        """Publish what waits, then delete it; how many entries."""
-        rows = await self._db.fetch_tuples("SELECT id, stream, message FROM outbox ORDER BY id LIMIT %s", (BATCH,))
+        """Publish what waits, then delete it; how many commits."""
+        rows = await self._db.fetch_tuples("SELECT id, stream, message FROM outbox ORDER BY id LIMIT %s", (COMMITS,))
         OUTBOX.set(len(rows))
         if not rows:
             return 0
         by_stream: dict[str, list[dict[bytes, bytes]]] = {}
         for _, stream, message in rows:
-            by_stream.setdefault(stream, []).append(_entry(message))
+            by_stream.setdefault(stream, []).extend(_entries(message))
         for stream, entries in by_stream.items():
             await self._bus.publish_many(stream, entries)
         await self._db.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([row[0] for row in rows],))
         return len(rows)
 
 
-def _entry(message: Any) -> dict[bytes, bytes]:
-    return {b"m": msgspec.json.encode(message)}
+def _entries(commit: Any) -> Iterator[dict[bytes, bytes]]:
+    """A message for each event of one commit, with the number the database gave the event."""
+    for seq, message in zip(commit["seqs"], commit["messages"], strict=True):
+        yield {b"m": msgspec.json.encode(message | {"seq": seq})}

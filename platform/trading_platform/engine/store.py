@@ -1,39 +1,129 @@
-"""What the engine keeps: events first, everything else derived, all in one transaction, refused when fenced."""
+"""What the engine keeps and reads: events first, everything else derived, written by one statement, refused when fenced or halted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, LiteralString
 
-import msgspec
-import psycopg
 from psycopg import AsyncCursor
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 from psycopg.types.json import Jsonb
 
+from trading_platform import money
 from trading_platform.db import Database
-from trading_platform.domain.orders import TERMINAL, Event, Fill, Intent, Order, Status, Step, fold
-from trading_platform.leadership import Lease, LeaseLost
-from trading_platform.messages import ORDER_EVENTS, OrderEventMessage
+from trading_platform.domain import ledger, positions
+from trading_platform.domain.orders import TERMINAL, Event, Intent, Order, PositionSide, Status, fold
+from trading_platform.domain.positions import Position
+from trading_platform.instruments import Catalogue
+from trading_platform.leadership import Lease
 
-FENCED = "TR001"
+ZERO = Decimal(0)
 
-_COLUMNS = (
-    "client_order_id, account_id, symbol, instrument_id, orders.venue, venue_order_id, side, type, time_in_force, quantity, limit_price,"
-    " status, filled_quantity, filled_notional, fees, reason_code, reason, strategy, signal_id, last_order_seq, created_at, updated_at"
+# One statement, one round trip, one transaction: the events, the orders they lead to, the fills, and one entry of the outbox.
+# Rows are numbered in the order they are given; an execution already recorded makes all of it fail.
+COMMIT: LiteralString = """
+WITH events AS (
+    INSERT INTO order_events (client_order_id, order_seq, account_id, type, from_status, to_status, data, actor, correlation_id,
+                              causation_id, lease, fencing_token, occurred_at)
+    SELECT id, n, %(account)s, type, before, after, data, actor, correlation, causation, %(lease)s, %(token)s, at
+      FROM json_to_recordset(%(events)s) AS given (id text, n integer, type text, before text, after text, data jsonb, actor text,
+                                                   correlation text, causation text, at timestamptz)
+    RETURNING seq
+), orders AS (
+    INSERT INTO orders (client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,
+                        limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
+                        flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
+                        signal_id, last_order_seq, created_at, updated_at)
+    SELECT client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,
+           limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
+           flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
+           signal_id, last_order_seq, created_at, updated_at
+      FROM json_populate_recordset(NULL::orders, %(orders)s)
+    ON CONFLICT (client_order_id) DO UPDATE
+       SET venue_order_id = EXCLUDED.venue_order_id, status = EXCLUDED.status, filled_quantity = EXCLUDED.filled_quantity,
+           filled_notional = EXCLUDED.filled_notional, fees = EXCLUDED.fees, reason_code = EXCLUDED.reason_code,
+           reason = EXCLUDED.reason, memory = EXCLUDED.memory, last_order_seq = EXCLUDED.last_order_seq,
+           updated_at = EXCLUDED.updated_at
+), fills AS (
+    INSERT INTO fills (account_id, venue, venue_trade_id, client_order_id, instrument_id, side, position_side, quantity, price, fee,
+                       fee_currency, liquidity, executed_at, ts_event_ns)
+    SELECT %(account)s, venue, trade_id, id, instrument_id, side, position_side, quantity, price, fee, fee_currency, liquidity,
+           executed_at, ts_event_ns
+      FROM json_to_recordset(%(fills)s) AS given (venue text, trade_id text, id text, instrument_id integer, side order_side,
+                                                  position_side text, quantity numeric, price numeric, fee numeric,
+                                                  fee_currency text, liquidity text, executed_at timestamptz, ts_event_ns bigint)
 )
+INSERT INTO outbox (stream, message)
+SELECT %(stream)s, jsonb_build_object('seqs', jsonb_agg(seq ORDER BY seq), 'messages', %(messages)s::jsonb) FROM events
+"""
+
+_ORDER_COLUMNS: tuple[str, ...] = (
+    "client_order_id", "account_id", "instrument_id", "venue", "venue_order_id", "side", "type", "time_in_force", "quantity",
+    "limit_price", "trigger_price", "expire_at", "post_only", "reduce_only", "position_side", "parent_id", "role", "replaces", "flatten",
+    "terms", "memory", "status", "filled_quantity", "filled_notional", "fees", "reason_code", "reason", "strategy", "signal_id",
+    "last_order_seq", "created_at", "updated_at",
+)  # fmt: skip
 
 
-class DuplicateFill(Exception):
-    """The execution is already recorded; nothing was written."""
+def order_row(order: Order) -> dict[str, Any]:
+    """The columns of an order."""
+    intent = order.intent
+    return {
+        "client_order_id": intent.client_order_id,
+        "account_id": intent.account_id,
+        "instrument_id": intent.instrument_id,
+        "venue": intent.venue,
+        "venue_order_id": order.venue_order_id,
+        "side": intent.side,
+        "type": intent.type,
+        "time_in_force": intent.time_in_force,
+        "quantity": intent.quantity,
+        "limit_price": intent.limit_price,
+        "trigger_price": intent.trigger_price,
+        "expire_at": intent.expire_at,
+        "post_only": intent.post_only,
+        "reduce_only": intent.reduce_only,
+        "position_side": intent.position_side,
+        "parent_id": intent.parent_id,
+        "role": intent.role,
+        "replaces": intent.replaces,
+        "flatten": intent.flatten,
+        "terms": intent.terms,
+        "memory": order.memory,
+        "status": order.status,
+        "filled_quantity": order.filled_quantity,
+        "filled_notional": order.filled_notional,
+        "fees": order.fees,
+        "reason_code": order.reason_code,
+        "reason": order.reason,
+        "strategy": intent.strategy,
+        "signal_id": intent.signal_id,
+        "last_order_seq": order.order_seq,
+        "created_at": order.created_at,
+        "updated_at": order.updated_at,
+    }
+
+
+_VALUES = ", ".join(f"%({name})s" for name in _ORDER_COLUMNS)
+# For the rebuild, which writes rows one by one.
+UPSERT_ORDER = f"INSERT INTO orders ({', '.join(_ORDER_COLUMNS)}) VALUES ({_VALUES})"
+
+
+def order_parameters(order: Order) -> dict[str, Any]:
+    """The columns of an order as parameters of UPSERT_ORDER."""
+    row = order_row(order)
+    return row | {name: None if row[name] is None else Jsonb(row[name]) for name in ("terms", "memory")}
 
 
 @dataclass(frozen=True, slots=True)
 class _OrderRow:
+    """A row of `orders` with its instrument's symbol."""
+
     client_order_id: str
     account_id: str
     symbol: str
@@ -45,6 +135,17 @@ class _OrderRow:
     time_in_force: Any
     quantity: Decimal
     limit_price: Decimal | None
+    trigger_price: Decimal | None
+    expire_at: datetime | None
+    post_only: bool
+    reduce_only: bool
+    position_side: Any
+    parent_id: str | None
+    role: Any
+    replaces: str | None
+    flatten: bool
+    terms: Any
+    memory: Any
     status: str
     filled_quantity: Decimal
     filled_notional: Decimal
@@ -71,6 +172,16 @@ class _OrderRow:
             limit_price=self.limit_price,
             strategy=self.strategy,
             signal_id=self.signal_id,
+            trigger_price=self.trigger_price,
+            expire_at=self.expire_at,
+            post_only=self.post_only,
+            reduce_only=self.reduce_only,
+            position_side=self.position_side,
+            parent_id=self.parent_id,
+            role=self.role,
+            replaces=self.replaces,
+            flatten=self.flatten,
+            terms=self.terms,
         )
         return Order(
             intent=intent,
@@ -84,182 +195,204 @@ class _OrderRow:
             fees=self.fees,
             reason_code=self.reason_code,
             reason=self.reason,
+            memory=self.memory,
         )
 
 
+_TERMINAL = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
+_SELECT = (
+    "SELECT "
+    + ", ".join(f"orders.{name}" for name in _ORDER_COLUMNS)
+    + ", symbol FROM orders JOIN instruments ON instruments.id = orders.instrument_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What was committed, as of one moment: all an account's engine starts from."""
+
+    orders: list[Order]  # open ones, and the ended children of open parents
+    trades: dict[str, list[str]]  # by order, the executions it has
+    positions: dict[tuple[int, PositionSide], Position]
+    cursors: dict[str, str]  # by symbol, up to where executions were asked for
+
+
+@dataclass(frozen=True, slots=True)
+class _FillRow:
+    seq: int
+    instrument_id: int
+    side: Any
+    position_side: Any
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_currency: str
+
+
 class OrderStore:
-    """Orders in PostgreSQL, written by the holder of `lease`."""
+    """Orders of all accounts in PostgreSQL, for reading; the journal writes."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     async def get(self, client_order_id: str) -> Order | None:
-        row = await self._db.fetch_one(
-            f"SELECT {_COLUMNS} FROM orders JOIN instruments ON instruments.id = instrument_id WHERE client_order_id = %s",
-            (client_order_id,),
-            as_=_OrderRow,
-        )
-        return row.to_order() if row else None
+        found = await self.find([client_order_id])
+        return found[0] if found else None
 
-    async def open_orders(self, account_id: str) -> list[Order]:
-        """Orders that are not at their end, oldest first."""
-        rows = await self._db.fetch_all(
-            f"SELECT {_COLUMNS} FROM orders JOIN instruments ON instruments.id = instrument_id"
-            f" WHERE account_id = %s AND status NOT IN ({_TERMINAL}) ORDER BY created_at, client_order_id",
-            (account_id,),
-            as_=_OrderRow,
-        )
+    async def find(self, ids: Sequence[str]) -> list[Order]:
+        """Those of the orders that exist."""
+        rows = await self._db.fetch_all(f"{_SELECT} WHERE client_order_id = ANY(%s)", (list(ids),), as_=_OrderRow)
         return [row.to_order() for row in rows]
 
-    async def recent(self, limit: int, *, only_open: bool) -> list[Order]:
-        """Newest first."""
-        condition = f"WHERE status NOT IN ({_TERMINAL})" if only_open else ""
-        rows = await self._db.fetch_all(
-            f"SELECT {_COLUMNS} FROM orders JOIN instruments ON instruments.id = instrument_id"
-            f" {condition} ORDER BY created_at DESC, client_order_id LIMIT %s",
-            (limit,),
-            as_=_OrderRow,
-        )
-        return [row.to_order() for row in rows]
-
-    async def last_trade_id(self, account_id: str, venue: str) -> str | None:
-        """The venue's newest execution we have recorded."""
-        value: str | None = await self._db.fetch_value(
-            "SELECT venue_trade_id FROM fills WHERE account_id = %s AND venue = %s ORDER BY seq DESC LIMIT 1", (account_id, venue)
-        )
-        return value
-
-    async def record(self, lease: Lease, *steps: Step) -> Order:
-        """Append the events of one order's steps and keep the order they lead to; all or nothing. That order.
-
-        Raises LeaseLost when this process no longer leads, DuplicateFill when an execution is already recorded.
-        """
-        lease.assert_held()
-        order = steps[-1].order
-        try:
-            async with self._db.transaction() as cursor:
-                for step in steps:
-                    if step.event.fill is not None:
-                        await _insert_fill(cursor, order, step.event.fill)
-                await cursor.execute(UPSERT_ORDER.encode(), order_parameters(order))
-                for step in steps:
-                    seq = await _insert_event(cursor, lease, step)
-                    await _insert_outbox(cursor, seq, step)
-        except psycopg.Error as error:
-            if error.sqlstate == FENCED:
-                raise LeaseLost(str(error)) from error
-            raise
-        return order
-
-    # --- the state of trading, and its emergency brake -----------------------------------------------------------------
-
-    async def trading_state(self, account_id: str) -> str:
-        """The stricter of the platform's state and the account's."""
-        rows = await self._db.fetch_tuples("SELECT state FROM trading_state WHERE account_id IN ('*', %s)", (account_id,))
-        states = [row[0] for row in rows]
-        return max(states, key=STRICTNESS.index) if states else "stopped"
-
-    async def reduce_only(self, account_id: str, reason: str) -> None:
-        """After a mismatch with the venue: only orders that reduce may follow, until somebody has looked."""
+    async def trades_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """The executions recorded of each order."""
         async with self._db.transaction() as cursor:
-            await cursor.execute(
-                "INSERT INTO trading_state AS t (account_id, state, reason, changed_by) VALUES (%s, 'reducing', %s, 'engine')"
-                " ON CONFLICT (account_id) DO UPDATE SET state = EXCLUDED.state, reason = EXCLUDED.reason,"
-                " changed_by = EXCLUDED.changed_by, changed_at = clock_timestamp() WHERE t.state = 'running'",
-                (account_id, reason),
+            return await _trades(cursor, ids)
+
+    async def page(self, limit: int, *, only_open: bool, account: str | None, before: tuple[datetime, str] | None) -> list[Order]:
+        """Newest first, those before (created_at, id)."""
+        conditions = ["true"]
+        parameters: list[Any] = []
+        if only_open:
+            conditions.append(f"status NOT IN ({_TERMINAL})")
+        if account is not None:
+            conditions.append("account_id = %s")
+            parameters.append(account)
+        if before is not None:
+            conditions.append("(orders.created_at, client_order_id) < (%s, %s)")
+            parameters += before
+        rows = await self._db.fetch_all(
+            f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY orders.created_at DESC, client_order_id DESC LIMIT %s",
+            (*parameters, limit),
+            as_=_OrderRow,
+        )
+        return [row.to_order() for row in rows]
+
+    async def events(self, client_order_id: str) -> list[dict[str, Any]]:
+        """An order's history, as it is kept."""
+        rows = await self._db.fetch_tuples(
+            "SELECT seq, order_seq, type, from_status, to_status, data, actor, correlation_id, causation_id, fencing_token, occurred_at"
+            " FROM order_events WHERE client_order_id = %s ORDER BY order_seq",
+            (client_order_id,),
+        )
+        names = (
+            "seq", "order_seq", "type", "from_status", "to_status", "data", "actor", "correlation_id", "causation_id", "fencing_token",
+            "occurred_at",
+        )  # fmt: skip
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    async def holdings(self, account_id: str, catalogue: Catalogue) -> dict[str, Decimal] | None:
+        """What the account has by currency, fills included that the portfolio has not projected; None before it was opened."""
+        async with self._db.transaction() as cursor:
+            await cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return (await _positions(cursor, account_id, catalogue))[1]
+
+    async def books(self, account_id: str, catalogue: Catalogue) -> Books:
+        """Everything committed of one account, read at one moment."""
+        async with self._db.transaction() as cursor:
+            await cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            orders = await _open_family(cursor, account_id)
+            return Books(
+                orders=orders,
+                trades=await _trades(cursor, [order.id for order in orders]),
+                positions=(await _positions(cursor, account_id, catalogue))[0],
+                cursors=await _cursors(cursor, account_id),
             )
-            if cursor.rowcount:
-                await cursor.execute(
-                    "INSERT INTO audit_events (type, actor, subject, detail) VALUES ('trading_state_change', 'engine', %s, %s)",
-                    (account_id, Jsonb({"state": "reducing", "reason": reason})),
-                )
+
+    # --- control ------------------------------------------------------------------------------------------------------
+
+    async def acknowledge(self, lease: Lease, account_id: str, version: int, in_flight: int) -> None:
+        """Say which version of the trading state is obeyed, and how many requests from before it are not certain yet."""
+        await self._db.execute(
+            "INSERT INTO trading_state_acks AS acks (account_id, version, in_flight, lease, fencing_token)"
+            " SELECT %(account)s, %(version)s, %(in_flight)s, name, token FROM leases"
+            "  WHERE name = %(lease)s AND token = %(token)s AND holder IS NOT NULL"
+            " ON CONFLICT (account_id) DO UPDATE SET version = EXCLUDED.version, in_flight = EXCLUDED.in_flight,"
+            "  lease = EXCLUDED.lease, fencing_token = EXCLUDED.fencing_token, acked_at = clock_timestamp()",
+            {"account": account_id, "version": version, "in_flight": in_flight, "lease": lease.name, "token": lease.token},
+        )
+
+    async def record_reconciliation(self, account_id: str, kind: str, identical: bool, detail: Mapping[str, Any]) -> None:
+        await self._db.execute(
+            "INSERT INTO reconciliations (account_id, kind, identical, detail) VALUES (%s, %s, %s, %s)",
+            (account_id, kind, identical, Jsonb(detail)),
+        )
+
+    async def reconciliations(self, account_id: str | None, limit: int) -> list[dict[str, Any]]:
+        """Newest first."""
+        rows = await self._db.fetch_tuples(
+            "SELECT id, account_id, at, kind, identical, detail FROM reconciliations"
+            " WHERE %(account)s::text IS NULL OR account_id = %(account)s ORDER BY id DESC LIMIT %(limit)s",
+            {"account": account_id, "limit": limit},
+        )
+        return [dict(zip(("id", "account", "at", "kind", "identical", "detail"), row, strict=True)) for row in rows]
+
+    async def audit(self, kind: str, actor: str, subject: str, detail: Mapping[str, Any]) -> None:
+        await self._db.execute(
+            "INSERT INTO audit_events (type, actor, subject, detail) VALUES (%s, %s, %s, %s)", (kind, actor, subject, Jsonb(detail))
+        )
 
 
-STRICTNESS = ("running", "reducing", "draining", "paused", "stopped", "emergency_stopped")
-_TERMINAL = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
-
-
-async def _insert_event(cursor: AsyncCursor[TupleRow], lease: Lease, step: Step) -> int:
-    event, order = step.event, step.order
-    await cursor.execute(
-        "INSERT INTO order_events (client_order_id, order_seq, account_id, type, from_status, to_status, data, actor, correlation_id,"
-        " causation_id, lease, fencing_token, occurred_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING seq",
-        (
-            order.id, order.order_seq, order.intent.account_id, event.type, step.before, order.status, Jsonb(event.to_data()),
-            event.actor, order.intent.signal_id or order.id, event.causation_id, lease.name, lease.token, event.at,
-        ),
-    )  # fmt: skip
-    row = await cursor.fetchone()
-    assert row is not None, "INSERT … RETURNING answers a row"
-    return int(row[0])
-
-
-async def _insert_outbox(cursor: AsyncCursor[TupleRow], seq: int, step: Step) -> None:
-    message = OrderEventMessage(
-        seq=seq,
-        account=step.order.intent.account_id,
-        client_order_id=step.order.id,
-        symbol=step.order.intent.symbol,
-        type=step.event.type,
-        status=step.order.status,
-        ts_ns=int(step.event.at.timestamp() * 1_000_000) * 1_000,
+async def _open_family(cursor: AsyncCursor[TupleRow], account_id: str) -> list[Order]:
+    rows = cursor.connection.cursor(row_factory=class_row(_OrderRow))
+    await rows.execute(
+        f"{_SELECT} WHERE account_id = %(account)s AND (status NOT IN ({_TERMINAL}) OR parent_id IN"
+        f" (SELECT client_order_id FROM orders WHERE account_id = %(account)s AND status NOT IN ({_TERMINAL})))"
+        " ORDER BY orders.created_at, client_order_id".encode(),
+        {"account": account_id},
     )
-    await cursor.execute("INSERT INTO outbox (stream, message) VALUES (%s, %s)", (ORDER_EVENTS, Jsonb(msgspec.to_builtins(message))))
+    return [row.to_order() for row in await rows.fetchall()]
 
 
-async def _insert_fill(cursor: AsyncCursor[TupleRow], order: Order, fill: Fill) -> None:
+async def _trades(cursor: AsyncCursor[TupleRow], ids: Sequence[str]) -> dict[str, list[str]]:
     await cursor.execute(
-        "INSERT INTO fills (account_id, venue, venue_trade_id, client_order_id, instrument_id, side, quantity, price, fee, fee_currency,"
-        " liquidity, executed_at, ts_event_ns) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (venue, account_id, venue_trade_id) DO NOTHING",
-        (
-            order.intent.account_id, order.intent.venue, fill.trade_id, order.id, order.intent.instrument_id, order.intent.side,
-            fill.quantity, fill.price, fill.fee, fill.fee_currency, fill.liquidity, fill.executed_at, fill.ts_event_ns,
-        ),
-    )  # fmt: skip
-    if cursor.rowcount == 0:
-        raise DuplicateFill(f"{order.intent.venue} trade {fill.trade_id} of {order.intent.account_id}")
+        "SELECT client_order_id, data->>'trade_id' FROM order_events WHERE client_order_id = ANY(%s) AND type = 'filled'", (list(ids),)
+    )
+    found: dict[str, list[str]] = {}
+    for order_id, trade_id in await cursor.fetchall():
+        found.setdefault(order_id, []).append(trade_id)
+    return found
 
 
-UPSERT_ORDER = (
-    "INSERT INTO orders (client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,"
-    " limit_price, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy, signal_id, last_order_seq, created_at,"
-    " updated_at) VALUES (%(client_order_id)s, %(account_id)s, %(instrument_id)s, %(venue)s, %(venue_order_id)s, %(side)s, %(type)s,"
-    " %(time_in_force)s, %(quantity)s, %(limit_price)s, %(status)s, %(filled_quantity)s, %(filled_notional)s, %(fees)s,"
-    " %(reason_code)s, %(reason)s, %(strategy)s, %(signal_id)s, %(order_seq)s, %(created_at)s, %(updated_at)s)"
-    " ON CONFLICT (client_order_id) DO UPDATE SET venue_order_id = EXCLUDED.venue_order_id, status = EXCLUDED.status,"
-    " filled_quantity = EXCLUDED.filled_quantity, filled_notional = EXCLUDED.filled_notional, fees = EXCLUDED.fees,"
-    " reason_code = EXCLUDED.reason_code, reason = EXCLUDED.reason, last_order_seq = EXCLUDED.last_order_seq,"
-    " updated_at = EXCLUDED.updated_at"
-)
-
-
-def order_parameters(order: Order) -> dict[str, Any]:
-    """The columns of an order."""
-    intent = order.intent
-    return {
-        "client_order_id": order.id,
-        "account_id": intent.account_id,
-        "instrument_id": intent.instrument_id,
-        "venue": intent.venue,
-        "venue_order_id": order.venue_order_id,
-        "side": intent.side,
-        "type": intent.type,
-        "time_in_force": intent.time_in_force,
-        "quantity": intent.quantity,
-        "limit_price": intent.limit_price,
-        "status": order.status,
-        "filled_quantity": order.filled_quantity,
-        "filled_notional": order.filled_notional,
-        "fees": order.fees,
-        "reason_code": order.reason_code,
-        "reason": order.reason,
-        "strategy": intent.strategy,
-        "signal_id": intent.signal_id,
-        "order_seq": order.order_seq,
-        "created_at": order.created_at,
-        "updated_at": order.updated_at,
+async def _positions(
+    cursor: AsyncCursor[TupleRow], account_id: str, catalogue: Catalogue
+) -> tuple[dict[tuple[int, PositionSide], Position], dict[str, Decimal] | None]:
+    """Positions and holdings: what the portfolio has projected, and the fills it has not reached yet."""
+    await cursor.execute(
+        "SELECT instrument_id, position_side, quantity, average_price, realised_pnl, fees, residue, other_fees"
+        " FROM positions WHERE account_id = %s",
+        (account_id,),
+    )
+    held: dict[tuple[int, PositionSide], Position] = {
+        (row[0], row[1]): Position(row[2], row[3], row[4], row[5], row[6], tuple(sorted((name, money.parse(fee)) for name, fee in row[7].items())))
+        for row in await cursor.fetchall()
     }
+    await cursor.execute("SELECT currency, amount FROM ledger_balances WHERE account_id = %s AND book = 'holdings'", (account_id,))
+    holdings: dict[str, Decimal] = dict(await cursor.fetchall())
+    opened = bool(holdings)
+    rows = cursor.connection.cursor(row_factory=class_row(_FillRow))
+    await rows.execute(
+        "SELECT seq, instrument_id, side, position_side, quantity, price, fee, fee_currency FROM fills WHERE account_id = %(account)s"
+        " AND seq > coalesce((SELECT last_fill_seq FROM portfolio_cursor WHERE account_id = %(account)s), 0) ORDER BY seq",
+        {"account": account_id},
+    )
+    for row in await rows.fetchall():
+        instrument = catalogue.id(row.instrument_id)
+        key: tuple[int, PositionSide] = (row.instrument_id, row.position_side)
+        before = held.get(key, Position())
+        held[key], effect = positions.after_fill(before, instrument, row.side, row.quantity, row.price, row.fee, row.fee_currency)
+        for line in ledger.fill(instrument, row.side, row.quantity, row.price, row.fee, row.fee_currency, effect):
+            if line.book == "holdings":
+                holdings[line.currency] = money.add(holdings.get(line.currency, ZERO), line.amount)
+    return held, holdings if opened else None
+
+
+async def _cursors(cursor: AsyncCursor[TupleRow], account_id: str) -> dict[str, str]:
+    """Up to where the venue's executions were asked for and recorded without a gap, by symbol. The newest fill recorded would not do:
+    the stream may have told it and lost one before it."""
+    await cursor.execute("SELECT detail->'cursors' FROM reconciliations WHERE account_id = %s ORDER BY id DESC LIMIT 1", (account_id,))
+    row = await cursor.fetchone()
+    return dict(row[0]) if row and row[0] else {}
 
 
 async def fold_orders(cursor: AsyncCursor[TupleRow]) -> list[Order]:
@@ -267,7 +400,7 @@ async def fold_orders(cursor: AsyncCursor[TupleRow]) -> list[Order]:
     await cursor.execute(
         "SELECT client_order_id, account_id, type, occurred_at, actor, data FROM order_events ORDER BY client_order_id, order_seq"
     )
-    rows = await cursor.fetchall()
+    rows: Iterable[Any] = await cursor.fetchall()
     return [
         fold(Event.from_data(kind, at, actor, order_id, account_id, data) for _, account_id, kind, at, actor, data in group)
         for order_id, group in groupby(rows, key=itemgetter(0))
