@@ -204,6 +204,7 @@ async def test_nobody_books_without_a_token(portfolio: Any) -> None:
 
 
 async def test_two_withdrawals_at_once_do_not_take_the_same_money(opened: PortfolioStore, db: Database, settings: Settings) -> None:
+    await opened.project("paper")  # the account's row is there: it is its lock that counts, not its insertion
     wanted = [Transfer("paper", "withdrawal", "USD", D(30_000), key, "both") for key in ("a", "b")]
     done = await asyncio.gather(*(transfers.book(db, settings, each, "test") for each in wanted), return_exceptions=True)
     assert sorted(type(each).__name__ for each in done) == ["Booked", "Refused"]
