@@ -29,6 +29,7 @@ from trading_platform.emergency.procedure import Report, outcome, stop
 COMPLETE, LEFT, WRONG_USE, CANNOT_TELL = 0, 1, 2, 3
 _TOKEN_S: Final = 300
 _RECORD_WITHIN_S: Final = 5.0
+_RECORD_UNSEEN_WITHIN_S: Final = 1.0  # where the database has not answered until now
 _DATABASE_WITHIN_S: Final = 10.0
 
 _AWAY: Final[tuple[type[Exception], ...]] = (*db.TRANSIENT, TimeoutError)
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--reason", metavar="TEXT", help="why, for the audit: 3 to 500 characters")
     command.add_argument("--flatten", action="store_true", help="close what is held, too (by the engine, at the market)")
     command.add_argument("--account", metavar="ID", help="only this account (default: all)")
-    command.add_argument("--deadline", type=_seconds, default=60.0, metavar="SECONDS", help="how long to try, 5 to 900 (default 60)")
+    command.add_argument("--deadline", type=_seconds, default=60.0, metavar="SECONDS", help="how long to try, 1 to 900 (default 60)")
     command.add_argument("--json", action="store_true", help="one JSON document instead of text")
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.add_argument("--clear-latch", action="store_true", help="only remove this host's latch file; refused before the release")
@@ -57,8 +58,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 5 <= seconds <= 900:
-        raise argparse.ArgumentTypeError(f"expected 5 to 900 seconds, found {text!r}")
+    if not 1 <= seconds <= 900:
+        raise argparse.ArgumentTypeError(f"expected 1 to 900 seconds, found {text!r}")
     return seconds
 
 
@@ -123,7 +124,8 @@ async def _stop(settings: Settings, asked: argparse.Namespace, actor: str, venue
         if report.version is None and asked.account:
             trouble = _lay(path, actor, asked.reason) or f"the database did not take the halt: {path} now stops every account of this host"
         try:
-            await asyncio.wait_for(means.record("emergency_stop", report), _RECORD_WITHIN_S)
+            within_s = _RECORD_UNSEEN_WITHIN_S if report.version is None else _RECORD_WITHIN_S
+            await asyncio.wait_for(means.record("emergency_stop", report), within_s)
         except Exception as error:
             # Whatever it is, what was done and seen must still be told.
             trouble = "; ".join(filter(None, (trouble, f"no audit event could be written ({type(error).__name__})")))

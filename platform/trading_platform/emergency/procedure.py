@@ -197,7 +197,7 @@ class _Run:
                 if not report.waiting:
                     break
             except Exception as error:
-                report.trouble = _said(error)
+                report.trouble = _worse(report.trouble, error)
                 report.waiting = []
             await self._pause()
         else:
@@ -223,7 +223,8 @@ class _Run:
                         break
                 except Exception as error:
                     # Never ends the attempts: whatever it is, the orders are still there.
-                    self.report.accounts[account_id].trouble = _said(error)
+                    account = self.report.accounts[account_id]
+                    account.trouble = _worse(account.trouble, error)
                     log.warning("emergency stop: trying again", extra={"account": account_id, "error": _said(error)})
                 await self._pause()
         finally:
@@ -303,6 +304,11 @@ def outcome(report: Report) -> Literal[0, 1, 3]:
     if report.complete:
         return 0
     return 1 if report.left else 3
+
+
+def _worse(known: str, error: Exception) -> str:
+    """What to say of a failed attempt: that time ran out explains less than what failed before."""
+    return known if known and isinstance(error, TimeoutError) else _said(error)
 
 
 def _said(error: BaseException) -> str:
