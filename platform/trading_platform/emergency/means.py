@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import httpx
 from psycopg.types.json import Jsonb
 
-from trading_platform import instruments, money, telemetry
+from trading_platform import instruments, money, telemetry, venue_keys
 from trading_platform.config import AccountSettings, Settings
 from trading_platform.db import Database
 from trading_platform.domain.trading_state import State
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 VenueFactory = Callable[[Settings, AccountSettings, Catalogue], VenueAccount]
 
 _CATALOGUE_WITHIN_S: Final = 2.0
-_PATHS: Final = {"cancel-all": "/orders/cancel-all", "close": "/positions/close"}
 _NUMBERS: Final = ("tick_size", "lot_size", "min_quantity", "max_quantity", "min_notional", "multiplier")
 
 # Facts, not a projection: what is held is what the fills add up to, whoever has booked them.
@@ -52,7 +51,7 @@ def venue_at(settings: Settings, account: AccountSettings, catalogue: Catalogue)
     """The account's venue, with its keys. Raises ConfigError where this process has none."""
     # ccxt: seconds and megabytes that a normal day does not need.
     adapter = importlib.import_module("trading_platform.engine.venues.binance")
-    return cast(VenueAccount, adapter.of_account(settings, account, catalogue))
+    return cast(VenueAccount, adapter.of_account(settings, account, venue_keys.of_account(settings, account), catalogue))
 
 
 class PlatformMeans:
@@ -113,14 +112,12 @@ class PlatformMeans:
 
     # --- engine -------------------------------------------------------------------------------------------------------
 
-    async def ask_engine(self, account_id: str, what: Literal["cancel-all", "close"]) -> str:
+    async def cancel_by_engine(self, account_id: str) -> None:
         if "Authorization" not in self._http.headers:
-            raise Unreachable("no credential to ask the engine with; it learns of the halt from the database")
-        response = await self._http.post(self._settings.url("engine") + _PATHS[what], json={"account": account_id})
+            raise Unreachable("no credential to ask it with")
+        response = await self._http.post(self._settings.url("engine") + "/orders/cancel-all", json={"account": account_id})
         if not response.is_success:
-            code = _code(response)
-            raise Unreachable(f"the engine of this host answered {response.status_code}{f' {code}' if code else ''}")
-        return "done"
+            raise Unreachable(f"it answered {response.status_code} {_code(response)}".rstrip())
 
     # --- venue --------------------------------------------------------------------------------------------------------
 

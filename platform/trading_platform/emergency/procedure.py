@@ -58,8 +58,8 @@ class Means(Protocol):
     def symbols(self) -> Sequence[str]:
         """Everything that can be traded, as far as it is known."""
 
-    async def ask_engine(self, account_id: str, what: Literal["cancel-all", "close"]) -> str:
-        """Have the engine of this host do it, for its books and its held orders; what it said."""
+    async def cancel_by_engine(self, account_id: str) -> None:
+        """Have the engine of this host cancel everything: the orders it holds itself, too, which no venue knows."""
 
     async def positions(self, account_id: str) -> list[str]:
         """What the account's fills leave it holding."""
@@ -170,7 +170,6 @@ class _Run:
     began: float
     deadline: float
     holds: asyncio.Event
-    closing: set[str] = field(default_factory=set)
 
     @classmethod
     def begin(cls, means: Means, accounts: Sequence[str], *, flatten: bool, deadline_s: float) -> _Run:
@@ -211,7 +210,7 @@ class _Run:
 
     async def clear(self, account_id: str) -> None:
         """Cancel until the venue shows nothing, by a look that began when the halt held; then see to the positions."""
-        asking = asyncio.create_task(self._ask_engine(account_id, "cancel-all"))
+        asking = asyncio.create_task(self._cancel_by_engine(account_id))
         venue: VenueAccount | None = None
         try:
             while self._time_left():
@@ -267,25 +266,23 @@ class _Run:
         return not found and held_before
 
     async def _flat(self, account_id: str) -> bool:
-        """Whether nothing is held, where that was asked for; else have it closed. The engine closes what the halt's row asks it to."""
+        """Whether nothing is held, where that was asked for. Whoever leads closes it: the halt's row says so."""
         if not self.report.flatten:
             return True
         account = self.report.accounts[account_id]
         account.positions = None
         account.positions = await self._bounded(self.means.positions(account_id))
-        if account.positions and account_id not in self.closing and await self._ask_engine(account_id, "close"):
-            self.closing.add(account_id)
         return not account.positions
 
-    async def _ask_engine(self, account_id: str, what: Literal["cancel-all", "close"]) -> bool:
-        """Whether the engine of this host took it on."""
+    async def _cancel_by_engine(self, account_id: str) -> None:
         account = self.report.accounts[account_id]
+        account.engine = "the engine of this host has not answered"
         try:
-            account.engine = f"{what}: {await self._bounded(self.means.ask_engine(account_id, what))}"
+            await self._bounded(self.means.cancel_by_engine(account_id))
         except Exception as error:
-            account.engine = f"{what}: {_said(error)}"
-            return False
-        return True
+            account.engine = f"the engine of this host did not cancel: {_said(error)}"
+        else:
+            account.engine = "the engine of this host cancelled its orders"
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class Means:
     database: bool = True
     unacknowledged: int = 0  # looks until everybody has acknowledged
     held: dict[str, list[str]] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     halts: int = 0
     engine_alive: bool = True
 
@@ -80,13 +80,10 @@ class Means:
     def symbols(self) -> Sequence[str]:
         return ("BTCUSDT", "ETHUSDT")
 
-    async def ask_engine(self, account_id: str, what: str) -> str:
-        self.asked.append((account_id, what))
+    async def cancel_by_engine(self, account_id: str) -> None:
+        self.asked.append(account_id)
         if not self.engine_alive:
             await asyncio.sleep(3600)
-        if what == "close":
-            self.held[account_id] = []
-        return "done"
 
     async def positions(self, account_id: str) -> list[str]:
         self._reach()
@@ -114,7 +111,7 @@ async def test_it_is_complete_when_the_halt_holds_and_every_venue_shows_nothing(
     report = await stop(means)
     assert (report.complete, report.version, emergency.outcome(report)) == (True, 7, 0)
     assert report.accounts["paper"].cancelled == 2
-    assert set(means.asked) == {("paper", "cancel-all"), ("other", "cancel-all")}
+    assert set(means.asked) == {"paper", "other"}
     assert all(venue.closed for venue in means.of.values())
 
 
@@ -179,18 +176,20 @@ async def test_the_dead_man_timer_is_armed_once_where_there_is_one() -> None:
     assert (venue.armed, report.accounts["paper"].dead_man_armed) == ([("BTCUSDT", "ETHUSDT")], True)
 
 
-async def test_positions_are_closed_only_when_asked_for_and_then_count() -> None:
-    kept = Means({"paper": Venue()}, held={"paper": ["BTCUSDT 0.5"]})
-    assert (await stop(kept)).complete
-    assert ("paper", "close") not in kept.asked
-    closed = Means({"paper": Venue()}, held={"paper": ["BTCUSDT 0.5"]})
-    report = await stop(closed, flatten=True)
-    assert (report.complete, report.accounts["paper"].positions) == (True, [])
-
-
-async def test_a_position_that_stays_is_named_as_left() -> None:
-    report = await stop(Means({"paper": Venue()}, held={"paper": ["BTCUSDT 0.5"]}, engine_alive=False), flatten=True, deadline_s=0.3)
+async def test_what_is_held_counts_only_where_closing_was_asked_for() -> None:
+    assert (await stop(Means({"paper": Venue()}, held={"paper": ["BTCUSDT 0.5"]}))).complete
+    report = await stop(Means({"paper": Venue()}, held={"paper": ["BTCUSDT 0.5"]}), flatten=True, deadline_s=0.3)
     assert (report.left, emergency.outcome(report)) == (["paper: position: BTCUSDT 0.5"], 1)
+
+
+async def test_it_waits_until_whoever_leads_has_closed_what_is_held() -> None:
+    means = Means({"paper": Venue()}, held={"paper": ["BTCUSDT 0.5"]})
+    stopping = asyncio.create_task(stop(means, flatten=True))
+    await asyncio.sleep(0.1)
+    assert not stopping.done()
+    means.held = {}
+    report = await stopping
+    assert (report.complete, report.accounts["paper"].positions) == (True, [])
 
 
 async def test_doing_it_again_does_it_again_and_no_more() -> None:
