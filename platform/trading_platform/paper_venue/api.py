@@ -32,7 +32,7 @@ from trading_platform.paper_venue.parameters import Parameters, split
 from trading_platform.paper_venue.service import PaperVenue
 from trading_platform.paper_venue.shapes import Document, number
 from trading_platform.paper_venue.signing import Keys, Window
-from trading_platform.paper_venue.streams import Connection
+from trading_platform.paper_venue.streams import LISTEN_KEY, Connection
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,8 @@ class Api:
             ("PUT", "/api/v3/userDataStream"): Route(self._keep_listen_key, 2, "key"),
             ("DELETE", "/api/v3/userDataStream"): Route(self._drop_listen_key, 2, "key"),
             ("GET", "/sapi/v1/capital/config/getall"): Route(self._coins, 10, signed),
+            ("GET", "/sapi/v1/margin/allPairs"): Route(self._no_margin, 1, "key"),
+            ("GET", "/sapi/v1/margin/isolated/allPairs"): Route(self._no_margin, 1, "key"),
         }
         self._methods: dict[str, tuple[str, str]] = {
             "ping": ("GET", "/api/v3/ping"),
@@ -182,7 +184,11 @@ class Api:
         route = self._routes.get((method, path))
         if route is None:
             known = any(known_path == path for _, known_path in self._routes)
-            error = VenueError(405, -1000, f"{method} is not supported here.") if known else VenueError(404, -1000, "Path not found.")
+            error = (
+                VenueError(405, -1000, f"{method} is not supported here.")
+                if known
+                else VenueError(404, -1000, f"Path not found: {method} {path}.")
+            )
             return _refusal(error)
         headers: list[tuple[bytes, bytes]] = []
         call: Call | None = None
@@ -578,6 +584,10 @@ class Api:
 
         return await self._venue.ask(work, window=call.window)
 
+    async def _no_margin(self, call: Call) -> Any:
+        """Nothing is traded on margin; clients ask when they load the markets."""
+        return []
+
     async def _new_listen_key(self, call: Call) -> Any:
         call.parameters.only("apiKey")
         return {"listenKey": self._venue.users.listen_key(call.account)}
@@ -604,7 +614,7 @@ class Api:
         path = _path(scope)
         refused = self._venue.faults.strike(("refuse_streams",), "WS", path)
         if refused or not self._venue.ready:
-            await _deny(send, 503)
+            await _deny(send)
             return
         connection = Connection(send)
         if path == "/ws-api/v3":
@@ -617,19 +627,19 @@ class Api:
         elif path == "/ws" or path.startswith("/ws/"):
             streams, combined = [name for name in path.removeprefix("/ws").split("/") if name], False
         else:
-            await _deny(send, 404)
+            await _deny(send)
             return
         if not all(self._is_stream(name) for name in streams):
-            await _deny(send, 400)
+            await _deny(send)
             return
         await send({"type": "websocket.accept"})
         await _Follower(self._venue, connection, combined, self._is_stream).run(receive, streams)
 
     def _is_stream(self, name: str) -> bool:
-        """Whether there is such a market stream or listen key."""
+        """Whether there is such a market stream or listen key. Other names without @ only tell connections apart, as on Binance."""
         symbol, at, kind = name.partition("@")
         if not at:
-            return self._venue.users.owner(name) is not None
+            return LISTEN_KEY.fullmatch(name) is None or self._venue.users.owner(name) is not None
         if symbol != symbol.lower() or symbol.upper() not in self._venue.exchange.instruments:
             return False
         base, _, speed = kind.partition("@")
@@ -995,10 +1005,9 @@ def _refusal(error: VenueError) -> _Answer:
     return _Answer(error.status, _encode(_error_document(error)), headers)
 
 
-async def _deny(send: Send, status: int) -> None:
-    """Refuse a WebSocket before it is one."""
-    await send({"type": "websocket.http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-    await send({"type": "websocket.http.response.body", "body": b""})
+async def _deny(send: Send) -> None:
+    """Refuse a WebSocket before it is one; the server answers 403."""
+    await send({"type": "websocket.close", "code": 1013})
 
 
 async def _until_gone(receive: Receive, rule: Rule) -> None:

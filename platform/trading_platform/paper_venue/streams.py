@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from collections import defaultdict
@@ -24,6 +25,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 QUEUED = 10_000
 LISTEN_KEY_S = 3_600.0
+LISTEN_KEY = re.compile(r"[0-9a-f]{64}")
 _encode = msgspec.json.Encoder().encode
 
 
