@@ -26,7 +26,7 @@ class Life:
 INTERRUPTIONS = ("firewall : ", "postgresql : ", "platform : ", "nginx : ")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def single() -> Iterator[Life]:
     """One host: checked while virgin, converged through interruptions, converged again, checked again."""
     fleet = Fleet("fleet-single", "single")

@@ -19,6 +19,7 @@ STOPPABLE = {
     "trading-gateway": "gateway",
     "trading-market-data": "market-data",
     "trading-engine": "engine",
+    "trading-paper-venue": "paper-venue",
     "trading-strategy": "strategy",
     "trading-risk": "risk",
     "trading-portfolio": "portfolio",
@@ -231,7 +232,9 @@ def test_a_request_without_a_token_is_refused(host: Fleet, path: str) -> None:
     assert call(host, "GET", path)["status"] == 401
 
 
-@pytest.mark.parametrize("port", [2379, 5432, 6379, 6432, 8000, 8001, 8008, 8010, 8011, 8012, 8013, 8100, 8443, 26379, 27017])
+@pytest.mark.parametrize(
+    "port", [2379, 5432, 6379, 6432, 8000, 8001, 8008, 8010, 8011, 8012, 8013, 8020, 8021, 8100, 8443, 8444, 26379, 27017]
+)
 def test_no_inner_port_answers_from_outside(host: Fleet, port: int) -> None:
     with pytest.raises((ConnectionRefusedError, TimeoutError)), socket.create_connection((address(host), port), timeout=1.5):
         pass
