@@ -400,6 +400,17 @@ class Matcher:
 
     # --- what can be seen ------------------------------------------------------------------------------------------------
 
+    def next_due(self) -> int | None:
+        """When `on_time` has something to do; None: nothing is on its way."""
+        return self._coming[0][0] if self._coming else None
+
+    def first_touching(self, batch: TickBatch, rows: NDArray[np.intp]) -> int | None:
+        """Position in `rows` of the first that may change something of ours; None: none of them will."""
+        if not self._orders or not len(rows):
+            return None
+        touching = self._touching(_Rows(batch, rows), 0, len(rows))
+        return touching[0] if touching else None
+
     def top(self) -> Top:
         price, size = self._instrument.price, self._instrument.size
         return Top(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading_platform.batches import ASK, BID, BUY_AGGRESSOR, SELL_AGGRESSOR, SYNTHETIC, TRADE
+from trading_platform.instruments import Instrument, Kind
 from trading_platform.market.ticks import Ticks
 
 SECOND_NS: Final = 1_000_000_000
@@ -183,3 +185,44 @@ _SESSION: Final = _session_curve()
 
 def _session_activity(second_of_day: int) -> float:
     return float(_SESSION[second_of_day])
+
+
+# What a synthetic instrument behaves like where the configuration does not say: level, annual volatility, spread in basis points.
+_LEVELS: Final[dict[str, Decimal]] = {
+    "BTCUSDT": Decimal(60_000),
+    "ETHUSDT": Decimal(3_000),
+    "SOLUSDT": Decimal(150),
+    "EURUSD": Decimal("1.0850"),
+    "XAUUSD": Decimal(2_300),
+    "SPY": Decimal(520),
+}
+_CHARACTER: Final[dict[Kind, tuple[Decimal, float, float]]] = {
+    "spot": (Decimal(100), 0.6, 0.5),
+    "perpetual": (Decimal(100), 0.65, 0.5),
+    "fx": (Decimal(1), 0.08, 0.5),
+    "metal": (Decimal(2_000), 0.15, 1.0),
+    "equity": (Decimal(100), 0.2, 0.5),
+}
+_TYPICAL_NOTIONAL: Final = Decimal(5_000)
+
+
+def synthetic_instrument(
+    instrument: Instrument, price: Decimal | None, quotes_per_second: float, trades_per_second: float
+) -> SyntheticInstrument:
+    """How an instrument of the catalogue trades in the synthetic market."""
+    level, volatility, spread_bps = _CHARACTER[instrument.kind]
+    level = price or _LEVELS.get(instrument.symbol, level)
+    scaled = instrument.scaled_price(instrument.tick_size * max(1, round(level / instrument.tick_size)))
+    tick = instrument.scaled_price(instrument.tick_size)
+    typical = max(instrument.lot_size, instrument.round_quantity(_TYPICAL_NOTIONAL / (level * instrument.multiplier)))
+    return SyntheticInstrument(
+        instrument_id=instrument.id,
+        price=scaled,
+        tick=tick,
+        lot=instrument.scaled_size(instrument.lot_size),
+        typical_size=instrument.scaled_size(typical),
+        volatility=volatility,
+        spread=max(1, round(scaled * spread_bps / 10_000 / tick)),
+        quotes_per_second=quotes_per_second,
+        trades_per_second=trades_per_second,
+    )

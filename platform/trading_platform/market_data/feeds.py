@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import numpy as np
 
-from trading_platform.instruments import Catalogue, Instrument, Kind
+from trading_platform.instruments import Catalogue
 from trading_platform.market import replay_file
 from trading_platform.market.replay_file import ReplayFacts
-from trading_platform.market.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
+from trading_platform.market.synthetic import SECOND_NS, SyntheticMarket
 from trading_platform.market.ticks import Ticks
 
 PriceBasis = Literal["trades", "quotes"]
@@ -137,44 +136,3 @@ class ReplayFeed:
             return 0.0
         due_ns = self._start_ns + (int(self._block.ts_event[0]) - self.facts.first_ns) / self._speed
         return float(np.clip((due_ns - now_ns) / 1e9, 0.0, LONGEST_WAIT_S))
-
-
-# What a synthetic instrument behaves like where the configuration does not say: level, annual volatility, spread in basis points.
-_LEVELS: Final[dict[str, Decimal]] = {
-    "BTCUSDT": Decimal(60_000),
-    "ETHUSDT": Decimal(3_000),
-    "SOLUSDT": Decimal(150),
-    "EURUSD": Decimal("1.0850"),
-    "XAUUSD": Decimal(2_300),
-    "SPY": Decimal(520),
-}
-_CHARACTER: Final[dict[Kind, tuple[Decimal, float, float]]] = {
-    "spot": (Decimal(100), 0.6, 0.5),
-    "perpetual": (Decimal(100), 0.65, 0.5),
-    "fx": (Decimal(1), 0.08, 0.5),
-    "metal": (Decimal(2_000), 0.15, 1.0),
-    "equity": (Decimal(100), 0.2, 0.5),
-}
-_TYPICAL_NOTIONAL: Final = Decimal(5_000)
-
-
-def synthetic_instrument(
-    instrument: Instrument, price: Decimal | None, quotes_per_second: float, trades_per_second: float
-) -> SyntheticInstrument:
-    """How an instrument of the catalogue trades in the synthetic market."""
-    level, volatility, spread_bps = _CHARACTER[instrument.kind]
-    level = price or _LEVELS.get(instrument.symbol, level)
-    scaled = instrument.scaled_price(instrument.tick_size * max(1, round(level / instrument.tick_size)))
-    tick = instrument.scaled_price(instrument.tick_size)
-    typical = max(instrument.lot_size, instrument.round_quantity(_TYPICAL_NOTIONAL / (level * instrument.multiplier)))
-    return SyntheticInstrument(
-        instrument_id=instrument.id,
-        price=scaled,
-        tick=tick,
-        lot=instrument.scaled_size(instrument.lot_size),
-        typical_size=instrument.scaled_size(typical),
-        volatility=volatility,
-        spread=max(1, round(scaled * spread_bps / 10_000 / tick)),
-        quotes_per_second=quotes_per_second,
-        trades_per_second=trades_per_second,
-    )

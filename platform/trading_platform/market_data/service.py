@@ -22,10 +22,10 @@ from trading_platform.market import replay_file
 from trading_platform.market.candles import CandleBuilder, Candles
 from trading_platform.market.quality import Quarantine
 from trading_platform.market.replay_file import ReplayRefused
-from trading_platform.market.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket
+from trading_platform.market.synthetic import SECOND_NS, SyntheticInstrument, SyntheticMarket, synthetic_instrument
 from trading_platform.market.ticks import Ticks
 from trading_platform.market_data import metrics, replays
-from trading_platform.market_data.feeds import Feed, ReplayFeed, SyntheticFeed, synthetic_instrument
+from trading_platform.market_data.feeds import Feed, ReplayFeed, SyntheticFeed
 from trading_platform.market_data.publisher import Publisher
 from trading_platform.market_data.replays import Replay, Running
 from trading_platform.market_data.store import CandleStore

@@ -1,0 +1,249 @@
+"""python -m trading_platform.backtest: a strategy over a recording or the synthetic market; prints what came of it as JSON.
+
+Accounts, limits, fees and the strategy's parameters come from --config where it is given, else from the defaults of the settings.
+Exit status: 0 done, 1 the run failed, 2 wrong use, 3 the file is refused, 78 the configuration cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from trading_platform import config, money
+from trading_platform.backtest import instruments
+from trading_platform.backtest.runner import Backtest, BacktestFailed, Setup
+from trading_platform.backtest.strategies import DonchianStrategy
+from trading_platform.config import (
+    AccountSettings,
+    ConfigError,
+    LimitSettings,
+    MarketDataSettings,
+    PaperVenueSettings,
+    RiskSettings,
+    Settings,
+    StrategySettings,
+)
+from trading_platform.domain.figures import Unknown
+from trading_platform.domain.models import BasisPoints, ConstantLatency, InvalidModel, JitterLatency, Models, flat_fees
+from trading_platform.domain.risk import Limits
+from trading_platform.instruments import Catalogue, UnknownInstrument
+from trading_platform.market import replay_file
+from trading_platform.market.replay_file import ReplayRefused
+from trading_platform.market.synthetic import SECOND_NS, SyntheticMarket, synthetic_instrument
+from trading_platform.market.ticks import Ticks
+
+DONE, FAILED, WRONG_USE, REFUSED, CONFIG = 0, 1, 2, 3, 78
+
+_SYNTHETIC_STEP_NS = 600 * SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """The parts of the configuration a backtest looks at."""
+
+    account: AccountSettings
+    strategy: StrategySettings
+    limits: LimitSettings
+    venue: PaperVenueSettings
+    conversion_rates: dict[str, Decimal]
+    market: MarketDataSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where ticks come from."""
+
+    name: str
+    symbols: tuple[str, ...]
+    from_quotes: bool
+    ticks: Iterable[Ticks]
+
+
+class WrongUse(Exception):
+    """What was asked for makes no sense; the text says what does."""
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
+        prog="python -m trading_platform.backtest",
+        description="Runs a strategy over recorded or synthetic ticks with the engine's own core and the paper venue's own market.",
+        epilog="Exit status: 0 done, 1 the run failed, 2 wrong use, 3 the file is refused, 78 the configuration cannot be used.",
+    )
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="FILE", type=Path, help="Parquet or CSV of quotes, trades or candles")
+    source.add_argument("--synthetic", nargs=2, metavar=("FROM", "TO"), type=_time, help="the synthetic market between two UTC times")
+    command.add_argument("--symbol", action="append", metavar="SYMBOL", help="trade this one (again for more); default: all of the file")
+    command.add_argument("--seed", type=int, default=1, help="of the synthetic market and of jitter (default 1)")
+    command.add_argument("--strategy", choices=("donchian",), default="donchian")
+    command.add_argument("--config", metavar="FILE", type=Path, help="a platform.yaml: account, limits, fees, strategy")
+    command.add_argument("--account", metavar="ID", help="one of its accounts (default: the strategy's)")
+    for name, kind, what in (
+        ("interval", int, "seconds of a candle"),
+        ("channel", int, "candles of the breakout"),
+        ("exit-channel", int, "candles of the exit"),
+        ("trend", int, "candles of the average"),
+        ("notional", _amount, "value of an entry"),
+        ("maker-bps", _amount, "maker fee in basis points"),
+        ("taker-bps", _amount, "taker fee in basis points"),
+        ("slippage-bps", _amount, "how far behind the top what it does not hold trades"),
+        ("depth", _amount, "how many times the shown size a market order finds (default 10)"),
+        ("latency-ms", _amount, "from sending to the book (default: as configured)"),
+        ("jitter-ms", _amount, "at most so much more, by the seed (default 0)"),
+    ):
+        command.add_argument(f"--{name}", type=kind, metavar="N", help=what)
+    command.add_argument("--allow-short", action="store_true", default=None, help="let the strategy sell short")
+    command.add_argument("--output", metavar="FILE", type=Path, help="write the whole result there, every order and fill")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    command = parser()
+    chosen = command.parse_args(arguments)
+    try:
+        sections = _sections(chosen)
+        catalogue = instruments.catalogue()
+        source = _source(chosen, catalogue, sections)
+        document = _run(chosen, sections, catalogue, source)
+    except ConfigError as error:
+        return _say(CONFIG, str(error))
+    except (WrongUse, UnknownInstrument, InvalidModel) as error:
+        return _say(WRONG_USE, str(error))
+    except ReplayRefused as error:
+        return _say(REFUSED, f"{chosen.data}: {error}")
+    except (BacktestFailed, Unknown) as error:
+        return _say(FAILED, str(error))
+    print(json.dumps(document, indent=2))
+    return DONE
+
+
+def _run(chosen: argparse.Namespace, sections: Sections, catalogue: Catalogue, source: Source) -> dict[str, Any]:
+    setup = Setup(
+        catalogue=catalogue,
+        symbols=source.symbols,
+        account=sections.account,
+        limits=limits_of(sections.limits),
+        models=_models(chosen, sections.venue),
+        conversion_rates=sections.conversion_rates,
+        fee_asset=sections.venue.fee_asset,
+        basis="quotes" if source.from_quotes else "trades",
+        source=source.name,
+    )
+    strategy = sections.strategy.model_copy(update={"instruments": list(source.symbols), "account": sections.account.id})
+    result = Backtest(setup, DonchianStrategy(strategy, catalogue)).run(source.ticks)
+    if chosen.output is not None:
+        try:
+            chosen.output.write_text(json.dumps(result.to_document(catalogue), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise WrongUse(f"{chosen.output}: cannot be written ({error.strerror})") from error
+    return result.to_document(catalogue, details=False)
+
+
+# --- what was chosen -----------------------------------------------------------------------------------------------------
+
+
+def limits_of(settings: LimitSettings) -> Limits:
+    """As the first version of an account's limits; without value at risk, which a backtest does not compute."""
+    chosen = {name: getattr(settings, name) for name in LimitSettings.model_fields if name in Limits.__dataclass_fields__}
+    return Limits(**chosen | {"version": 0, "max_data_age_s": money.parse(str(settings.max_data_age_s)), "max_var": None})
+
+
+def _sections(chosen: argparse.Namespace) -> Sections:
+    if chosen.config is None:
+        account, strategy = AccountSettings(id="paper"), StrategySettings()
+        sections = Sections(
+            account, strategy, RiskSettings(), PaperVenueSettings(), Settings.model_fields["conversion_rates"].default, MarketDataSettings()
+        )
+    else:
+        settings = config.load(chosen.config)
+        known = settings.account(chosen.account or settings.strategy.account)
+        if known is None:
+            raise WrongUse(f"--account {chosen.account}: not in {chosen.config} ({', '.join(each.id for each in settings.accounts)})")
+        sections = Sections(known, settings.strategy, settings.risk, settings.paper_venue, settings.conversion_rates, settings.market_data)
+    given = {
+        "channel": chosen.channel,
+        "exit_channel": chosen.exit_channel,
+        "trend": chosen.trend,
+        "order_notional": chosen.notional,
+        "allow_short": chosen.allow_short,
+    }
+    document = sections.strategy.model_dump() | {name: value for name, value in given.items() if value is not None}
+    if chosen.interval is not None:
+        document |= {"interval_s": chosen.interval, "intervals_s": {}}
+    try:
+        strategy = StrategySettings.model_validate(document)
+    except ValueError as error:
+        raise WrongUse(str(error)) from None
+    return Sections(sections.account, strategy, sections.limits, sections.venue, sections.conversion_rates, sections.market)
+
+
+def _models(chosen: argparse.Namespace, venue: PaperVenueSettings) -> Models:
+    maker = venue.maker_fee_bps if chosen.maker_bps is None else chosen.maker_bps
+    taker = venue.taker_fee_bps if chosen.taker_bps is None else chosen.taker_bps
+    latency_ms = money.parse(str(venue.latency_ms)) if chosen.latency_ms is None else chosen.latency_ms
+    latency_ns, jitter_ns = int(latency_ms * 1_000_000), int((chosen.jitter_ms or Decimal(0)) * 1_000_000)
+    return Models(
+        fees=flat_fees(maker, taker),
+        slippage=BasisPoints(venue.slippage_bps if chosen.slippage_bps is None else chosen.slippage_bps),
+        latency=JitterLatency(latency_ns, jitter_ns, chosen.seed) if jitter_ns else ConstantLatency(latency_ns),
+        depth=Decimal(10) if chosen.depth is None else chosen.depth,
+        max_data_age_ns=int(venue.max_data_age_s * SECOND_NS),
+    )
+
+
+def _source(chosen: argparse.Namespace, catalogue: Catalogue, sections: Sections) -> Source:
+    if chosen.data is not None:
+        facts = replay_file.inspect(chosen.data, catalogue)
+        symbols = tuple(chosen.symbol or facts.symbols)
+        absent = [symbol for symbol in symbols if symbol not in facts.symbols]
+        if absent:
+            raise WrongUse(f"--symbol {absent[0]}: {chosen.data} holds {', '.join(facts.symbols)}")
+        return Source(f"file:{chosen.data.name}", symbols, facts.kind == "quotes", replay_file.read(chosen.data, facts, catalogue))
+    first, last = chosen.synthetic
+    if last <= first:
+        raise WrongUse(f"--synthetic: {last} is not after {first}")
+    symbols = tuple(chosen.symbol or ("BTCUSDT",))
+    rates = sections.market
+    market = SyntheticMarket(
+        [
+            synthetic_instrument(catalogue.symbol(symbol), rates.prices.get(symbol), rates.quotes_per_second, rates.trades_per_second)
+            for symbol in symbols
+        ],
+        chosen.seed,
+    )
+    begin, end = (int(at.timestamp()) * SECOND_NS for at in (first, last))
+    steps = range(begin, end, _SYNTHETIC_STEP_NS)
+    return Source(f"synthetic:{chosen.seed}", symbols, False, (market.ticks(step, min(end, step + _SYNTHETIC_STEP_NS)) for step in steps))
+
+
+def _time(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a time like 2026-01-31T00:00, found {text!r}") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = money.parse(text)
+    except money.MoneyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if amount < 0:
+        raise argparse.ArgumentTypeError(f"expected zero or more, found {text}")
+    return amount
+
+
+def _say(status: int, text: str) -> int:
+    print(f"backtest: {text}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The venue of a backtest: one matcher an instrument, and what it says in the words a real venue's adapter uses. No I/O, no clock.
+
+It takes fees and gives trade ids, but holds no funds: what an account may do is risk's to say.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_platform import money
+from trading_platform.batches import TickBatch
+from trading_platform.domain.matching import (
+    Accepted,
+    BookOrder,
+    BookOrderType,
+    BookTimeInForce,
+    Canceled,
+    CancelRefused,
+    Change,
+    Executed,
+    Expired,
+    Matcher,
+    Rejected,
+    Top,
+)
+from trading_platform.domain.models import Models
+from trading_platform.domain.orders import Fill, Intent, Order
+from trading_platform.engine.venues import VenueOrder, VenueRejected, VenueReport, VenueStatus, VenueTrade
+from trading_platform.instruments import Instrument
+
+FeeAsset = Literal["quote", "received"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMES_IN_FORCE: dict[str, BookTimeInForce] = {"GTC": "GTC", "DAY": "GTC", "GTD": "GTC", "IOC": "IOC", "FOK": "FOK"}
+_TYPES: dict[str, BookOrderType] = {"market": "market", "limit": "limit", "stop": "stop_loss", "stop_limit": "stop_loss_limit"}
+
+
+def moment(ts_ns: int) -> datetime:
+    """UTC time, to the microsecond below."""
+    return _EPOCH + timedelta(microseconds=ts_ns // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The venue's answer to a submit."""
+
+    order_id: str
+    answer: VenueOrder | VenueRejected
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswered:
+    order_id: str
+    answer: VenueOrder | VenueRejected
+
+
+Said = Answered | CancelAnswered | VenueReport
+
+
+@dataclass(slots=True)
+class _Known:
+    intent: Intent
+    number: int
+    status: VenueStatus = "NEW"
+    filled: Decimal = Decimal(0)
+    trades: list[VenueTrade] = field(default_factory=list)
+
+
+class SimulatedVenue:
+    """Matchers of the instruments of a run. What they say is told in order, as of the moment it happens."""
+
+    def __init__(self, instruments: Iterable[Instrument], models: Models, fee_asset: FeeAsset = "quote") -> None:
+        self._models = models
+        self._fee_asset = fee_asset
+        self._instruments = {instrument.id: instrument for instrument in instruments}
+        self._matchers = {instrument.id: Matcher(instrument, models) for instrument in self._instruments.values()}
+        self._by_number: dict[int, _Known] = {}
+        self._by_id: dict[str, _Known] = {}
+        self._trade_numbers = dict.fromkeys(self._instruments, 0)
+        self._volume = Decimal(0)
+        self._volumes: deque[tuple[datetime, Decimal]] = deque()
+
+    # --- what is asked of it ---------------------------------------------------------------------------------------------
+
+    def submit(self, intent: Intent, now_ns: int) -> list[Said]:
+        number = len(self._by_number) + 1
+        known = self._by_number[number] = self._by_id[intent.client_order_id] = _Known(intent, number)
+        kind = "limit_maker" if intent.post_only else _TYPES[intent.type]
+        order = BookOrder(
+            id=known.number,
+            owner=intent.account_id,
+            side=intent.side,
+            type=kind,
+            time_in_force=_TIMES_IN_FORCE[intent.time_in_force],
+            quantity=intent.quantity,
+            limit_price=intent.limit_price,
+            stop_price=intent.trigger_price,
+        )
+        return self._tell(self._matchers[intent.instrument_id].submit(order, now_ns))
+
+    def cancel(self, order: Order, now_ns: int) -> list[Said]:
+        known = self._by_id.get(order.id)
+        if known is None:
+            return [CancelAnswered(order.id, _nothing_open(order.id))]
+        return self._tell(self._matchers[order.intent.instrument_id].cancel(known.number, now_ns))
+
+    def query(self, order_id: str) -> VenueOrder | None:
+        known = self._by_id.get(order_id)
+        return None if known is None else _as_told(known, tuple(known.trades))
+
+    # --- what the market does --------------------------------------------------------------------------------------------
+
+    def on_ticks(self, batch: TickBatch, at: int, stop: int) -> list[Said]:
+        """Rows [at, stop) of a batch."""
+        said: list[Said] = []
+        for instrument_id, rows in self._rows(batch, at, stop):
+            said += self._tell(self._matchers[instrument_id].on_ticks(batch, rows))
+        return said
+
+    def up_to_first_touch(self, batch: TickBatch, at: int, stop: int) -> int:
+        """The end of the rows from `at` on that can be taken at once: the first that may touch an order is their last."""
+        for instrument_id, rows in self._rows(batch, at, stop):
+            touching = self._matchers[instrument_id].first_touching(batch, rows)
+            if touching is not None:
+                stop = min(stop, int(rows[touching]) + 1)
+        return stop
+
+    def on_time(self, now_ns: int) -> list[Said]:
+        return [said for matcher in self._matchers.values() for said in self._tell(matcher.on_time(now_ns))]
+
+    def next_due(self) -> int | None:
+        return min((due for matcher in self._matchers.values() if (due := matcher.next_due()) is not None), default=None)
+
+    def top(self, instrument_id: int) -> Top:
+        return self._matchers[instrument_id].top()
+
+    def _rows(self, batch: TickBatch, at: int, stop: int) -> Iterable[tuple[int, NDArray[np.intp]]]:
+        part = batch.instrument[at:stop]
+        for instrument_id in self._matchers:
+            rows = np.flatnonzero(part == instrument_id) + at
+            if len(rows):
+                yield instrument_id, rows
+
+    # --- what it says ----------------------------------------------------------------------------------------------------
+
+    def _tell(self, changes: list[Change]) -> list[Said]:
+        said: list[Said] = []
+        for change in changes:
+            known = self._by_number[change.order_id]
+            order_id = known.intent.client_order_id
+            match change:
+                case Accepted():
+                    said.append(Answered(order_id, _as_told(known)))
+                case Rejected():
+                    known.status = "REJECTED"
+                    said.append(Answered(order_id, VenueRejected(change.code, change.detail)))
+                case Executed():
+                    said.append(self._executed(known, change))
+                case Canceled():
+                    known.status = "CANCELED"
+                    said.append(CancelAnswered(order_id, _as_told(known)))
+                case CancelRefused():
+                    said.append(CancelAnswered(order_id, _nothing_open(order_id)))
+                case Expired():
+                    known.status = "EXPIRED"
+                    said.append(VenueReport(_as_told(known)))
+        return said
+
+    def _executed(self, known: _Known, execution: Executed) -> VenueReport:
+        intent = known.intent
+        instrument = self._instruments[intent.instrument_id]
+        number = self._trade_numbers[instrument.id] = self._trade_numbers[instrument.id] + 1
+        at = moment(execution.ts_now_ns)
+        fee, currency = self._fee(instrument, intent, execution, at)
+        fill = Fill(
+            trade_id=f"{instrument.symbol}:{number}",
+            quantity=execution.quantity,
+            price=execution.price,
+            fee=fee,
+            fee_currency=currency,
+            liquidity=execution.liquidity,
+            executed_at=at,
+            ts_event_ns=execution.ts_event_ns,
+        )
+        trade = VenueTrade(intent.symbol, intent.client_order_id, fill)
+        known.trades.append(trade)
+        known.filled = money.add(known.filled, execution.quantity)
+        known.status = "FILLED" if known.filled == intent.quantity else "PARTIALLY_FILLED"
+        return VenueReport(_as_told(known), trade)
+
+    def _fee(self, instrument: Instrument, intent: Intent, execution: Executed, at: datetime) -> tuple[Decimal, str]:
+        """By the volume of the 30 days before, in the quote currency or in what was received."""
+        while self._volumes and self._volumes[0][0] <= at - timedelta(days=30):
+            self._volume = money.subtract(self._volume, self._volumes.popleft()[1])
+        notional = instrument.notional(execution.quantity, execution.price)
+        in_base = self._fee_asset == "received" and intent.side == "buy" and instrument.settles_base
+        amount, currency = (execution.quantity, instrument.base_currency) if in_base else (notional, instrument.quote_currency)
+        fee = self._models.fees.fee(amount, execution.liquidity, self._volume)
+        self._volume = money.add(self._volume, notional)
+        self._volumes.append((at, notional))
+        return fee, currency
+
+
+def _as_told(known: _Known, trades: tuple[VenueTrade, ...] = ()) -> VenueOrder:
+    return VenueOrder(known.intent.symbol, known.intent.client_order_id, str(known.number), known.status, known.filled, None, trades)
+
+
+def _nothing_open(order_id: str) -> VenueRejected:
+    return VenueRejected("ORDER_NOT_OPEN", f"{order_id} is not open here")
