@@ -26,7 +26,7 @@ from trading_platform.portfolio.projection import BATCH, project
 
 # Every projection with the columns that describe its rows. The cursor comes first: who projects locks it first, too.
 PROJECTIONS: Mapping[str, LiteralString] = {
-    "portfolio_cursor": "SELECT account_id, last_fill_seq FROM portfolio_cursor WHERE last_fill_seq > 0 ORDER BY 1",
+    "portfolio_cursor": "SELECT account_id, last_fill_seq FROM portfolio_cursor WHERE last_fill_seq > 0",
     "ledger_transactions": "SELECT id, kind, account_id, occurred_at, fill_seq FROM ledger_transactions",
     "ledger_lines": "SELECT transaction_id, line_no, account_id, book, currency, amount FROM ledger_lines",
     "ledger_balances": "SELECT account_id, book, currency, amount FROM ledger_balances WHERE amount <> 0",
@@ -37,8 +37,9 @@ PROJECTIONS: Mapping[str, LiteralString] = {
     "round_trips": "SELECT account_id, instrument_id, position_side, opened_seq, closed_seq, direction, opened_at, closed_at,"
     " peak_quantity, volume, realised_pnl, fees, other_fees::text, fills, currency FROM round_trips",
     "orders": "SELECT client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity, limit_price,"
+    " trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces, flatten, terms::text, memory::text,"
     " status, filled_quantity, filled_notional, fees, reason_code, reason, strategy, signal_id, last_order_seq, created_at, updated_at"
-    " FROM orders ORDER BY 1",
+    " FROM orders",
 }
 
 

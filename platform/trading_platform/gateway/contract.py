@@ -61,9 +61,13 @@ class Instruments(RootModel[list[Instrument]]):
 
 
 class Position(Document):
+    """`position_side` is the book: net, or long and short apart in a hedging account. `unvalued_fees`, where there are any, are fees
+    in currencies without a rate, by currency; they are not in `fees`."""
+
     account: str
     symbol: str
     side: str
+    position_side: Annotated[str, Field(pattern="^(net|long|short)$")] = "net"
     quantity: Money
     average_price: Money
     realised_pnl: Money
@@ -87,6 +91,9 @@ class RiskCurrent(Document):
 
 
 class DailyPerformance(Document):
+    """Trades are fills here; figures of round trips (`round_trips`, `profit_factor`, `expectancy` …) and of returns (`sortino_ratio`,
+    `calmar_ratio` …) come along where they can be known."""
+
     total_trades: Count
     win_rate: Number
     total_pnl: Number
@@ -94,7 +101,8 @@ class DailyPerformance(Document):
 
 
 class Trade(Document):
-    """One fill. `timestamp` is when it was executed, `event_timestamp` the market's own time it was executed at."""
+    """One fill. `timestamp` is when it was executed, `event_timestamp` the market's own time it was executed at. `realised_pnl` and,
+    where the order's decision names a price, `slippage` (what was paid beyond it) come once the fill is booked."""
 
     id: str
     timestamp: Milliseconds
@@ -102,6 +110,7 @@ class Trade(Document):
     account: str
     symbol: str
     side: str
+    position_side: Annotated[str, Field(pattern="^(net|long|short)$")]
     quantity: Money
     price: Money
     fee: Money
@@ -113,6 +122,44 @@ class Trade(Document):
 
 class Trades(RootModel[list[Trade]]):
     """The most recent fills, newest last."""
+
+
+class TradingChange(Document):
+    """A change of the state of trading that is in force and obeyed. `changed` is false where it already was so."""
+
+    account: str
+    state: str
+    version: Count
+    changed: bool
+
+
+class TradingAccount(Document):
+    """An account as trading stands; `acknowledged`: no order of before the newest change can reach the venue any more."""
+
+    account: str
+    state: str
+    version: Count
+    acknowledged: bool
+    waiting_for: list[str]
+    open_orders: Count
+    positions: list[str]
+
+
+class TradingOverview(Document):
+    """`state` is the platform's own; for an account the stricter of it and its own counts. `mode` says `safe_mode`, too."""
+
+    state: str
+    mode: str
+    accounts: list[TradingAccount]
+
+
+class EmergencyReport(Document):
+    """What an emergency action did. Only what is complete is answered with it; what is not is a problem with the same members."""
+
+    complete: bool
+    left: list[str]
+    unseen: list[str]
+    accounts: dict[str, dict[str, Any]]
 
 
 class Token(BaseModel):

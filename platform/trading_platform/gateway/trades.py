@@ -11,8 +11,9 @@ from trading_platform import money
 from trading_platform.db import Database
 
 _RECENT: Final = """
-SELECT f.seq, f.account_id, f.venue, f.venue_trade_id, f.client_order_id, i.symbol, f.side, f.quantity, f.price, f.fee,
-       f.fee_currency, f.liquidity, f.executed_at, f.ts_event_ns, r.realised_pnl, o.strategy
+SELECT f.seq, f.account_id, f.venue, f.venue_trade_id, f.client_order_id, i.symbol, f.side, f.position_side, f.quantity, f.price, f.fee,
+       f.fee_currency, f.liquidity, f.executed_at, f.ts_event_ns, r.realised_pnl, r.slippage,
+       o.strategy
   FROM fills f
   JOIN instruments i ON i.id = f.instrument_id
   LEFT JOIN orders o ON o.client_order_id = f.client_order_id
@@ -31,6 +32,7 @@ class _Fill:
     client_order_id: str
     symbol: str
     side: str
+    position_side: str
     quantity: Decimal
     price: Decimal
     fee: Decimal
@@ -39,11 +41,12 @@ class _Fill:
     executed_at: datetime
     ts_event_ns: int
     realised_pnl: Decimal | None
+    slippage: Decimal | None
     strategy: str | None
 
 
 async def recent(db: Database, limit: int) -> list[dict[str, Any]]:
-    """The newest `limit` fills, newest last. `realised_pnl` is absent until the portfolio has booked the fill."""
+    """The newest `limit` fills, newest last. `realised_pnl` and `slippage` are absent until the portfolio has booked the fill."""
     fills = await db.fetch_all(_RECENT, (limit,), as_=_Fill)
     return [_document(fill) for fill in reversed(fills)]
 
@@ -57,6 +60,7 @@ def _document(fill: _Fill) -> dict[str, Any]:
         "account": fill.account_id,
         "symbol": fill.symbol,
         "side": fill.side,
+        "position_side": fill.position_side,
         "quantity": money.text(fill.quantity),
         "price": money.text(fill.price),
         "fee": money.text(fill.fee),
@@ -67,6 +71,8 @@ def _document(fill: _Fill) -> dict[str, Any]:
     }
     if fill.realised_pnl is not None:
         document["realised_pnl"] = money.text(fill.realised_pnl)
+    if fill.slippage is not None:
+        document["slippage"] = money.text(fill.slippage)
     if fill.strategy is not None:
         document["strategy"] = fill.strategy
     return document
