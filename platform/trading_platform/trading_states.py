@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -305,6 +305,14 @@ async def _write(
     level = logging.WARNING if trading_state.strictness(state) > trading_state.strictness(was) else logging.INFO
     log.log(level, "trading state changed", extra={"account": account_id, "actor": actor, **detail})
     return Change(account_id, was, state, int(written[0]), True)
+
+
+def mode(rows: Iterable[Row]) -> str:
+    """The platform's row in a word: its state, or `safe_mode`."""
+    row = next((row for row in rows if row.account_id == PLATFORM), None)
+    if row is None:
+        return "stopped"
+    return "safe_mode" if row.safe_mode and row.state == "reducing" else row.state
 
 
 def recv_windows(settings: Settings, account_id: str = PLATFORM) -> dict[str, float]:

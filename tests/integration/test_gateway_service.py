@@ -60,6 +60,11 @@ PATHS = {
     "/api/risk/summary": "risk.read",
     "/api/risk/current": "risk.read",
 }
+# What changes something: test_gateway_trading.py.
+TRADING = (
+    "/api/trading/state", "/api/trading/pause", "/api/trading/shutdown", "/api/trading/start", "/api/trading/emergency-stop",
+    "/api/admin/safe-mode", "/api/orders/cancel-all", "/api/positions/emergency-close",
+)  # fmt: skip
 
 
 def services_behind(request: httpx.Request) -> httpx.Response:
@@ -124,6 +129,7 @@ async def test_every_path_below_api_needs_a_token_except_the_login(settings: Set
         assert {path for path, _ in operations} == {path.replace("BTCUSDT", "{symbol}") for path in PATHS} | {
             "/api/auth/login",
             "/api/auth/password",
+            *TRADING,
         }
         for path, method in operations:
             if path == "/api/auth/login":

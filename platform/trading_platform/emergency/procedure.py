@@ -122,24 +122,23 @@ class Report:
         """For JSON and for the audit event."""
         return {
             "complete": self.complete,
-            "version": self.version,
             "acknowledged": self.acknowledged,
             "flatten": self.flatten,
             "left": self.left,
             "unseen": self.unseen,
             "seconds": round(self.seconds, 3),
             "accounts": {
-                name: {
-                    "open_orders": account.open_orders,
-                    "positions": account.positions,
-                    "cancelled": account.cancelled,
-                    "dead_man_armed": account.dead_man_armed,
-                    "engine": account.engine,
-                    "trouble": account.trouble,
-                }
+                name: _known(
+                    open_orders=account.open_orders,
+                    positions=account.positions,
+                    cancelled=account.cancelled,
+                    dead_man_armed=account.dead_man_armed,
+                    engine=account.engine,
+                    trouble=account.trouble,
+                )
                 for name, account in self.accounts.items()
             },
-        }
+        } | _known(version=self.version)
 
 
 async def stop(
@@ -294,6 +293,11 @@ class _Run:
 
     async def _pause(self) -> None:
         await asyncio.sleep(max(0.0, min(PAUSE_S, self.deadline - time.monotonic())))
+
+
+def _known(**members: Any) -> dict[str, Any]:
+    """What is not known is left out, not null."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def outcome(report: Report) -> Literal[0, 1, 3]:

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from trading_platform.answers import answer
 from trading_platform.auth import Authenticator
 from trading_platform.config import Settings
-from trading_platform.gateway import contract, login, trades
+from trading_platform.gateway import contract, login, trades, trading
 from trading_platform.gateway.documentation import page
 from trading_platform.gateway.edge import BodyLimit, PublicHealth
 from trading_platform.gateway.throttle import LoginThrottle
@@ -74,6 +74,7 @@ def create(settings: Settings, transport: httpx.AsyncBaseTransport | None = None
     users = Users(service.db)
     service.app.include_router(login.router(settings.gateway, auth, users, LoginThrottle(service.bus)), responses=ERRORS)
     service.app.include_router(_reads(service, upstreams), responses=ERRORS)
+    trading.mount(service, upstreams, May, ERRORS)
     stream = Stream(service, auth, settings.gateway.websocket_clients)
     service.loop("quotes", stream.run)
     service.app.add_api_websocket_route("/ws", stream.serve)

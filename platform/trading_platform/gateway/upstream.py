@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 from fastapi.responses import Response
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from trading_platform import telemetry
 from trading_platform.answers import answer
 from trading_platform.config import Settings
+from trading_platform.gateway import contract
 from trading_platform.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,27 @@ class Upstreams:
 
         A null makes the answer useless, unless `leave_out_unknown`: then a field that is not known is left out.
         """
-        response = await self._get(name, path, authorization, {k: v for k, v in (params or {}).items() if v is not None})
+        wanted = {k: v for k, v in (params or {}).items() if v is not None}
+        response = await self._ask("GET", name, path, authorization, params=wanted)
         if response.status_code != HTTPStatus.OK:
             raise self._refused(name, response)
+        return self._checked(name, path, response, shape, leave_out_unknown=leave_out_unknown)
+
+    async def act(
+        self, name: str, path: str, shape: type[BaseModel], authorization: str, body: Mapping[str, Any], *, timeout_s: float
+    ) -> Response:
+        """POST what may be asked for twice with the effect of once, checked like a read. Raises Problem.
+
+        A service's problem is passed on whole: what was not done is as much an answer as what was.
+        """
+        response = await self._ask("POST", name, path, authorization, body=body, timeout_s=timeout_s)
+        if response.status_code != HTTPStatus.OK:
+            raise self._refused(name, response, whole=True)
+        return self._checked(name, path, response, shape)
+
+    def _checked(
+        self, name: str, path: str, response: httpx.Response, shape: type[BaseModel], *, leave_out_unknown: bool = False
+    ) -> Response:
         try:
             document = json.loads(response.content, parse_float=Decimal, parse_constant=_no_constant)
             if leave_out_unknown:
@@ -82,11 +101,21 @@ class Upstreams:
             raise Problem(502, "UPSTREAM_INVALID", f"{name} answered something else than agreed; it is not passed on") from None
         return answer(document, numbers=True)
 
-    async def _get(self, name: str, path: str, authorization: str, params: Mapping[str, str | int]) -> httpx.Response:
+    async def _ask(
+        self,
+        method: Literal["GET", "POST"],
+        name: str,
+        path: str,
+        authorization: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> httpx.Response:
         headers = {"Authorization": authorization, "X-Request-Id": telemetry.request_id.get() or ""}
         for attempt in (1, 2):
             try:
-                return await self._send(name, path, params, headers)
+                return await self._send(method, name, path, headers, params, body, timeout_s)
             except httpx.TimeoutException:
                 FAILURES.labels(name, "timeout").inc()
                 raise Problem(504, "UPSTREAM_TIMEOUT", f"{name} did not answer in time; try again") from None
@@ -98,22 +127,38 @@ class Upstreams:
                     raise Problem(502, "UPSTREAM_UNREACHABLE", f"{name} is not running on this host; try again") from None
         raise AssertionError("unreachable")
 
-    async def _send(self, name: str, path: str, params: Mapping[str, str | int], headers: dict[str, str]) -> httpx.Response:
-        async with self._clients[name].stream("GET", path, params=params, headers=headers) as response:
-            body = bytearray()
+    async def _send(
+        self,
+        method: str,
+        name: str,
+        path: str,
+        headers: dict[str, str],
+        params: Mapping[str, str | int] | None,
+        body: Mapping[str, Any] | None,
+        timeout_s: float | None,
+    ) -> httpx.Response:
+        client = self._clients[name]
+        timeout = client.timeout if timeout_s is None else httpx.Timeout(timeout_s, connect=1.0, pool=1.0)
+        async with client.stream(method, path, params=params, headers=headers, json=body, timeout=timeout) as response:
+            content = bytearray()
             async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > LARGEST_ANSWER:
+                content += chunk
+                if len(content) > LARGEST_ANSWER:
                     FAILURES.labels(name, "invalid").inc()
                     raise Problem(502, "UPSTREAM_INVALID", f"{name} answered more than {LARGEST_ANSWER >> 20} MiB")
-        return httpx.Response(response.status_code, content=bytes(body), headers={"Retry-After": response.headers.get("Retry-After", "")})
+        return httpx.Response(
+            response.status_code, content=bytes(content), headers={"Retry-After": response.headers.get("Retry-After", "")}
+        )
 
-    def _refused(self, name: str, response: httpx.Response) -> Problem:
+    def _refused(self, name: str, response: httpx.Response, *, whole: bool = False) -> Problem:
         problem = _document_of(response)
         code, detail = problem.get("code"), problem.get("detail")
-        if response.status_code in PASSED_ON and isinstance(code, str) and isinstance(detail, str):
+        passed_on = PASSED_ON | {HTTPStatus.GATEWAY_TIMEOUT} if whole else PASSED_ON
+        if response.status_code in passed_on and isinstance(code, str) and isinstance(detail, str):
             retry_after = response.headers.get("Retry-After")
-            return Problem(response.status_code, code, detail, headers={"Retry-After": retry_after} if retry_after else None)
+            members = {key: value for key, value in problem.items() if key not in contract.Problem.model_fields} if whole else {}
+            headers = {"Retry-After": retry_after} if retry_after else None
+            return Problem(response.status_code, code, detail, headers=headers, **members)
         FAILURES.labels(name, "error").inc()
         log.error("service failed", extra={"upstream": name, "status": response.status_code, "code": code})
         return Problem(502, "UPSTREAM_FAILED", f"{name} failed to answer; the request_id is in its log too")

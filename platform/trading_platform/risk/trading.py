@@ -23,7 +23,7 @@ from trading_platform.emergency.means import PlatformMeans, VenueFactory, held, 
 from trading_platform.emergency.procedure import Report, cancel, stop
 from trading_platform.problems import Problem
 from trading_platform.service import LoopContext, Service
-from trading_platform.trading_states import Change, Row, TradingStates, Waiting, Wishes, recv_windows
+from trading_platform.trading_states import Change, Row, TradingStates, Waiting, Wishes, mode, recv_windows
 
 log = logging.getLogger(__name__)
 
@@ -297,7 +297,7 @@ class Trading:
         platform = rows.get(PLATFORM)
         return {
             "state": platform.state if platform else "stopped",
-            "mode": _mode(platform),
+            "mode": mode(rows.values()),
             "rows": [{"account": row.account_id, "state": row.state, "version": row.version, **_decided(row)} for row in rows.values()],
             "accounts": accounts,
         }
@@ -320,7 +320,7 @@ class Trading:
             except BaseException:
                 self.mode = "unknown"
                 raise
-            self.mode = _mode(rows.get(PLATFORM))
+            self.mode = mode(rows.values())
             context.beat()
             await context.sleep(WATCH_EVERY_S)
 
@@ -372,12 +372,6 @@ def _counting(rows: Mapping[str, Row], account: str) -> Row | None:
 
 def _decided(row: Row) -> dict[str, Any]:
     return {"since": row.changed_at.astimezone(UTC), "by": row.changed_by, "reason": row.reason, "safe_mode": row.safe_mode}
-
-
-def _mode(row: Row | None) -> str:
-    if row is None:
-        return "stopped"
-    return "safe_mode" if row.safe_mode and row.state == "reducing" else row.state
 
 
 def _changed(change: Change) -> dict[str, Any]:
