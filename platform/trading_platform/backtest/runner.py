@@ -73,7 +73,7 @@ class Backtest:
         self._strategy = strategy
         self._instruments = tuple(setup.catalogue.symbol(symbol) for symbol in setup.symbols)
         account, longest = setup.account, float(setup.limits.max_data_age_s)
-        self._venue = SimulatedVenue(self._instruments, setup.models, setup.fee_asset)
+        self._venue = SimulatedVenue(self._instruments, setup.models, account.opening_balances, setup.fee_asset)
         self._risk = AccountRisk(account.id, account.currency, setup.rate, setup.catalogue, account.position_mode)
         self._risk.set_limits(setup.limits, None)
         self._core = AccountCore(

@@ -1,12 +1,13 @@
 """The venue of a backtest: one matcher an instrument, and what it says in the words a real venue's adapter uses. No I/O, no clock.
 
-It takes fees and gives trade ids, but holds no funds: what an account may do is risk's to say.
+It takes fees, gives trade ids, and sells no account what it does not have: spot needs funds, and what works holds what it can cost.
+How much of perpetuals an account may hold is risk's to say.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from trading_platform import money
 from trading_platform.batches import TickBatch
+from trading_platform.domain import positions
 from trading_platform.domain.matching import (
     Accepted,
     BookOrder,
@@ -37,6 +39,10 @@ from trading_platform.engine.venues import VenueOrder, VenueRejected, VenueRepor
 from trading_platform.instruments import Instrument
 
 FeeAsset = Literal["quote", "received"]
+
+ZERO = Decimal(0)
+# A stop that buys at market holds this much more than its trigger price asks for: where it trades is not known yet.
+STOP_MARGIN = Decimal("1.05")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES_IN_FORCE: dict[str, BookTimeInForce] = {"GTC": "GTC", "DAY": "GTC", "GTD": "GTC", "IOC": "IOC", "FOK": "FOK"}
@@ -67,25 +73,33 @@ Said = Answered | CancelAnswered | VenueReport
 
 @dataclass(slots=True)
 class _Known:
+    """`unit`: what one unit of what is open keeps locked of `asset`."""
+
     intent: Intent
     number: int
+    asset: str = ""
+    unit: Decimal = ZERO
     status: VenueStatus = "NEW"
-    filled: Decimal = Decimal(0)
+    filled: Decimal = ZERO
     trades: list[VenueTrade] = field(default_factory=list)
 
 
 class SimulatedVenue:
     """Matchers of the instruments of a run. What they say is told in order, as of the moment it happens."""
 
-    def __init__(self, instruments: Iterable[Instrument], models: Models, fee_asset: FeeAsset = "quote") -> None:
+    def __init__(
+        self, instruments: Iterable[Instrument], models: Models, balances: Mapping[str, Decimal], fee_asset: FeeAsset = "quote"
+    ) -> None:
         self._models = models
+        self._balances = dict(balances)
+        self._working: dict[int, _Known] = {}
         self._fee_asset = fee_asset
         self._instruments = {instrument.id: instrument for instrument in instruments}
         self._matchers = {instrument.id: Matcher(instrument, models) for instrument in self._instruments.values()}
         self._by_number: dict[int, _Known] = {}
         self._by_id: dict[str, _Known] = {}
         self._trade_numbers = dict.fromkeys(self._instruments, 0)
-        self._volume = Decimal(0)
+        self._volume = ZERO
         self._volumes: deque[tuple[datetime, Decimal]] = deque()
 
     # --- what is asked of it ---------------------------------------------------------------------------------------------
@@ -93,6 +107,10 @@ class SimulatedVenue:
     def submit(self, intent: Intent, now_ns: int) -> list[Said]:
         number = len(self._by_number) + 1
         known = self._by_number[number] = self._by_id[intent.client_order_id] = _Known(intent, number)
+        refusal = self._hold(known)
+        if refusal is not None:
+            known.status = "REJECTED"
+            return [Answered(intent.client_order_id, refusal)]
         kind = "limit_maker" if intent.post_only else _TYPES[intent.type]
         order = BookOrder(
             id=known.number,
@@ -149,6 +167,52 @@ class SimulatedVenue:
             if len(rows):
                 yield instrument_id, rows
 
+    # --- funds -----------------------------------------------------------------------------------------------------------
+
+    def _hold(self, known: _Known) -> VenueRejected | None:
+        """Lock what the order can cost, or say what is missing."""
+        intent = known.intent
+        instrument = self._instruments[intent.instrument_id]
+        if instrument.settles_base:
+            if intent.side == "sell":
+                known.asset, known.unit = instrument.base_currency, Decimal(1)
+            else:
+                known.asset, known.unit = instrument.quote_currency, self._cost_of_one(instrument, intent)
+            needed = money.multiply(known.unit, intent.quantity)
+            free = money.subtract(self._balances.get(known.asset, ZERO), self._locked(known.asset))
+            if needed > free:
+                return VenueRejected("INSUFFICIENT_FUNDS", f"{money.text(needed)} {known.asset} needed, {money.text(free)} free")
+        self._working[known.number] = known
+        return None
+
+    def _cost_of_one(self, instrument: Instrument, intent: Intent) -> Decimal:
+        """The most that one unit may cost: at its limit, or where it would trade now, with the dearest fee on top."""
+        if intent.limit_price is not None:
+            price = intent.limit_price
+        elif intent.trigger_price is not None:
+            price = money.multiply(intent.trigger_price, STOP_MARGIN)
+        else:
+            pieces = self._matchers[instrument.id].preview(intent.side, intent.quantity)
+            price = max((price for price, _ in pieces), default=ZERO)
+        fees = self._models.fees
+        rate = max(fees.rate("maker", self._volume), fees.rate("taker", self._volume), ZERO) if self._fee_asset == "quote" else ZERO
+        return money.multiply(instrument.notional(Decimal(1), price), money.add(Decimal(1), rate))
+
+    def _locked(self, asset: str) -> Decimal:
+        held = (known for known in self._working.values() if known.asset == asset)
+        return money.add(*(money.multiply(known.unit, money.subtract(known.intent.quantity, known.filled)) for known in held))
+
+    def _settle(self, instrument: Instrument, intent: Intent, execution: Executed, fee: Decimal, currency: str) -> None:
+        """What a trade of spot does to the balances; perpetuals are left to the books."""
+        if instrument.settles_base:
+            change = positions.signed(intent.side, execution.quantity)
+            self._add(instrument.base_currency, change)
+            self._add(instrument.quote_currency, instrument.notional(change, execution.price).copy_negate())
+            self._add(currency, fee.copy_negate())
+
+    def _add(self, asset: str, amount: Decimal) -> None:
+        self._balances[asset] = money.add(self._balances.get(asset, ZERO), amount)
+
     # --- what it says ----------------------------------------------------------------------------------------------------
 
     def _tell(self, changes: list[Change]) -> list[Said]:
@@ -160,17 +224,17 @@ class SimulatedVenue:
                 case Accepted():
                     said.append(Answered(order_id, _as_told(known)))
                 case Rejected():
-                    known.status = "REJECTED"
+                    self._end(known, "REJECTED")
                     said.append(Answered(order_id, VenueRejected(change.code, change.detail)))
                 case Executed():
                     said.append(self._executed(known, change))
                 case Canceled():
-                    known.status = "CANCELED"
+                    self._end(known, "CANCELED")
                     said.append(CancelAnswered(order_id, _as_told(known)))
                 case CancelRefused():
                     said.append(CancelAnswered(order_id, _nothing_open(order_id)))
                 case Expired():
-                    known.status = "EXPIRED"
+                    self._end(known, "EXPIRED")
                     said.append(VenueReport(_as_told(known)))
         return said
 
@@ -193,7 +257,11 @@ class SimulatedVenue:
         trade = VenueTrade(intent.symbol, intent.client_order_id, fill)
         known.trades.append(trade)
         known.filled = money.add(known.filled, execution.quantity)
-        known.status = "FILLED" if known.filled == intent.quantity else "PARTIALLY_FILLED"
+        self._settle(instrument, intent, execution, fee, currency)
+        if known.filled == intent.quantity:
+            self._end(known, "FILLED")
+        else:
+            known.status = "PARTIALLY_FILLED"
         return VenueReport(_as_told(known), trade)
 
     def _fee(self, instrument: Instrument, intent: Intent, execution: Executed, at: datetime) -> tuple[Decimal, str]:
@@ -207,6 +275,10 @@ class SimulatedVenue:
         self._volume = money.add(self._volume, notional)
         self._volumes.append((at, notional))
         return fee, currency
+
+    def _end(self, known: _Known, status: VenueStatus) -> None:
+        known.status = status
+        self._working.pop(known.number, None)
 
 
 def _as_told(known: _Known, trades: tuple[VenueTrade, ...] = ()) -> VenueOrder:
