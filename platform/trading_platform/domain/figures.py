@@ -46,9 +46,13 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Where the periods began and how far the account ever fell, with what was paid in or out since added: a deposit is no profit."""
+    """What was paid in, what came or went without a trade (`carry`), where the periods began, and how far the account ever fell.
+
+    What was paid in or out since is part of the starts and of the peak: a deposit is no profit.
+    """
 
     capital: Decimal
+    carry: Decimal
     equity_day: Decimal
     equity_week: Decimal
     equity_month: Decimal
@@ -109,6 +113,7 @@ class Elsewhere:
 class PublishedFigures:
     """What only the risk service can tell about an account. None: unknown, `reasons` say why.
 
+    `capital` is what the equity begins with: paid in, and what came or went without a trade.
     `value_at_risk` (one day, 95 %) is that of the positions valued `values` by symbol; `loss_rates` is what each symbol's value
     can lose by itself in the same measure.
     """
@@ -201,7 +206,7 @@ def compute(holdings: Sequence[Holding], baseline: Baseline) -> Figures:
                 mark_age_s=holding.mark_age_s or ZERO,
             )
         )
-    equity = money.add(baseline.capital, realised, unrealised, fees.copy_negate())
+    equity = money.add(baseline.capital, baseline.carry, realised, unrealised, fees.copy_negate())
     daily = money.subtract(equity, baseline.equity_day)
     peak = max(baseline.peak_equity, equity)
     drawdown = money.divide(money.subtract(peak, equity), peak, 8) if peak > 0 else ZERO

@@ -438,6 +438,30 @@ class AccountRisk:
         book = self._books.get((instrument_id, side))
         return (ZERO, ZERO) if book is None else (book.reserved["buy"], book.reserved["sell"])
 
+    def orders_last_minute(self, now: datetime) -> int:
+        """Orders that were sent in the last minute."""
+        return self._last_minute(_ns(now))
+
+    def standing(self, now: datetime) -> Standing:
+        """Where the account stands, were everything filled that works."""
+        now_ns = _ns(now)
+        figures = self._figures
+        symbols = [[book.worth for book in books] for books in self._of_symbol.values()]
+        known = [money.add(*(worth for worth in worths if worth is not None)) for worths in symbols]
+        losses = None if figures is None else figures.consecutive_losses
+        return Standing(
+            position_value=None if self._worth_unknown else max(known, default=ZERO),
+            exposure=self.exposure,
+            equity=None if self._stale(now_ns) else self.equity,
+            equity_day=None if figures is None else figures.equity_day,
+            equity_week=None if figures is None else figures.equity_week,
+            equity_month=None if figures is None else figures.equity_month,
+            peak_equity=None if figures is None else figures.peak_equity,
+            value_at_risk=None if figures is None else figures.value_at_risk,
+            consecutive_losses=None if losses is None else max(self._losses, losses),
+            reject_share=self._reject_share(now_ns),
+        )
+
     # --- the decision -------------------------------------------------------------------------------------------------
 
     def check(self, intent: Intent, now: datetime, state: State) -> Decision:
