@@ -78,6 +78,12 @@ class OrderEventMessage(Message, frozen=True, kw_only=True):
     ts_ns: int
 
 
+class OrderEventsMessage(Message, frozen=True, kw_only=True):
+    """An entry of `orders:events`: what one transaction committed, in its order. It may come twice."""
+
+    events: list[OrderEventMessage]
+
+
 class Quote(Message, frozen=True, kw_only=True):
     """Newest state of one instrument: the hash md:latest:<symbol>, fields of these names as decimal text.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -62,8 +62,8 @@ class Exchange:
         self.instant = True  # answers bring their executions
         self.delay_s = 0.0
         self.rests = False  # market orders wait for `fill`
-        self.gate = asyncio.Event()  # while it is not set, submits that arrived are not answered
-        self.gate.set()
+        self.answers = asyncio.Event()  # while it is not set, submits that arrived are not answered
+        self.answers.set()
         self._ids = 0
 
     def venues(self, account: AccountSettings, catalogue: Catalogue) -> ScriptedVenue:
@@ -158,6 +158,7 @@ class ScriptedVenue:
 
     def __init__(self, exchange: Exchange, account: AccountSettings, catalogue: Catalogue) -> None:
         self.name = account.venue
+        self.gate: Callable[[Intent], None] | None = None
         self._exchange = exchange
         self._account_id = account.id
         self._catalogue = catalogue
@@ -179,9 +180,11 @@ class ScriptedVenue:
             raise VenueRejected("VENUE_FILTER", "refused as scripted")
         if what == "silence":
             raise VenueUnknown("no answer, as scripted")
+        if self.gate is not None:
+            self.gate(intent)
         self._exchange.submits.append(intent.client_order_id)
         order = self._exchange.accept(intent)
-        await self._exchange.gate.wait()
+        await self._exchange.answers.wait()
         if what == "accept_then_silence":
             raise VenueUnknown("no answer, as scripted")
         return order

@@ -48,7 +48,7 @@ def give_limits(superuser: psycopg.Connection[Any]) -> None:
     superuser.execute(
         "INSERT INTO risk_limits (account_id, max_order_notional, max_position_notional, max_total_exposure, max_orders_per_minute,"
         " price_collar, max_daily_loss, max_data_age_s, changed_by, reason)"
-        " VALUES ('paper', 100000, 1000000, 1000000, 100000, 0.5, 100000, 3600, 'test', 'test')"
+        " VALUES ('paper', 100000, 1000000, 1000000, 100000000, 0.5, 100000, 3600, 'test', 'test')"
     )
     superuser.execute(
         "INSERT INTO leases (name, holder, token, acquired_at, renewed_at, expires_at) VALUES ('risk', 'test', 1, now(), now(), now())"

@@ -15,7 +15,7 @@ from fastapi import Depends, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from trading_platform import money, venue_keys
+from trading_platform import money
 from trading_platform.answers import answer
 from trading_platform.auth import Authenticator, Identity
 from trading_platform.config import AccountSettings, Settings
@@ -103,7 +103,7 @@ def binance_venues(settings: Settings) -> VenueFactory:
     def make(account: AccountSettings, catalogue: Catalogue) -> Venue:
         from trading_platform.engine.venues import binance  # ccxt takes seconds and memory: only where an account is led
 
-        return binance.of_account(settings, account, venue_keys.of_account(settings, account), catalogue)
+        return binance.of_account(settings, account, catalogue)
 
     return make
 

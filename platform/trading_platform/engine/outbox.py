@@ -1,8 +1,7 @@
-"""From the outbox to the bus: every committed order event is published at least once, in order; readers are idempotent."""
+"""From the outbox to the bus: every commit's order events are published at least once, in order; readers are idempotent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -39,14 +38,14 @@ class OutboxPublisher:
             return 0
         by_stream: dict[str, list[dict[bytes, bytes]]] = {}
         for _, stream, message in rows:
-            by_stream.setdefault(stream, []).extend(_entries(message))
+            by_stream.setdefault(stream, []).append(_entry(message))
         for stream, entries in by_stream.items():
             await self._bus.publish_many(stream, entries)
         await self._db.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([row[0] for row in rows],))
         return len(rows)
 
 
-def _entries(commit: Any) -> Iterator[dict[bytes, bytes]]:
-    """A message for each event of one commit, with the number the database gave the event."""
-    for seq, message in zip(commit["seqs"], commit["messages"], strict=True):
-        yield {b"m": msgspec.json.encode(message | {"seq": seq})}
+def _entry(commit: Any) -> dict[bytes, bytes]:
+    """One commit's events, with the numbers the database gave them."""
+    events = [message | {"seq": seq} for seq, message in zip(commit["seqs"], commit["messages"], strict=True)]
+    return {b"m": msgspec.json.encode({"events": events})}

@@ -115,9 +115,11 @@ class Session:
 
     async def run(self, context: LoopContext) -> None:
         """Recover, then trade until stopped; raises what ends it."""
+        self.venue.gate = self._gate
         try:
             await together(context, journal=self.journal.run, work=self._work, defects=self._watch)
         finally:
+            self.venue.gate = _closed
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -349,13 +351,19 @@ class Session:
             return VenueUnknown("no answer in time")
 
     def _refusal(self, intent: Intent) -> VenueRejected | None:
-        """Why a committed order must not leave after all. Asked in the moment before it would."""
-        self.lease.assert_held()
+        """Why a committed order must not leave after all."""
+        if not self.lease.held:
+            return VenueRejected("LEASE_LOST", "the lease ran out; the order was not sent")
         if os.path.exists(self._latch):
             return VenueRejected("HALT_LATCHED", f"{self._latch} lies on this host; the order was not sent")
         if trading_state.halted(self.core.state) and not intent.flatten:
             return VenueRejected(f"TRADING_{self.core.state.upper()}", f"trading is {self.core.state}; the order was not sent")
         return None
+
+    def _gate(self, intent: Intent) -> None:
+        """The venue asks in the moment before the request leaves, after it may have waited for its turn."""
+        if (refusal := self._refusal(intent)) is not None:
+            raise refusal
 
     async def _cancel(self, order: Order, written: asyncio.Future[None] | None) -> None:
         if written is not None:
@@ -508,6 +516,11 @@ class Session:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def _closed(intent: Intent) -> None:
+    """The gate of a venue that no session has."""
+    raise VenueRejected("LEASE_LOST", f"the lead that sent {intent.client_order_id} is over; the order was not sent")
 
 
 def refuse_latched(path: str) -> None:

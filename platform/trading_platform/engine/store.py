@@ -364,7 +364,9 @@ async def _positions(
         (account_id,),
     )
     held: dict[tuple[int, PositionSide], Position] = {
-        (row[0], row[1]): Position(row[2], row[3], row[4], row[5], row[6], tuple(sorted((name, money.parse(fee)) for name, fee in row[7].items())))
+        (row[0], row[1]): Position(
+            row[2], row[3], row[4], row[5], row[6], tuple(sorted((name, money.parse(fee)) for name, fee in row[7].items()))
+        )
         for row in await cursor.fetchall()
     }
     await cursor.execute("SELECT currency, amount FROM ledger_balances WHERE account_id = %s AND book = 'holdings'", (account_id,))

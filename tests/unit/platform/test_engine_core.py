@@ -251,9 +251,10 @@ def test_an_order_unknown_to_the_venue_is_given_up_only_when_it_cannot_arrive_an
     assert (desk.now(order_id).status, desk.now(order_id).reason_code) == (Status.REJECTED, "VENUE_NEVER_RECEIVED")
 
 
-def test_an_acknowledged_order_the_venue_does_not_know_is_an_alert(desk: Desk) -> None:
+def test_an_acknowledged_order_the_venue_does_not_know_is_an_alert_when_it_says_so_twice(desk: Desk) -> None:
     order = desk.limit()
-    batch = desk(desk.core.on_query(order.id, None, later(60), later(60)))
+    assert desk(desk.core.on_query(order.id, None, later(60), later(60))).alerts == []
+    batch = desk(desk.core.on_query(order.id, None, later(61), later(61)))
     assert [alert.kind for alert in batch.alerts] == ["lost_order"]
     assert desk.now(order.id).is_open
 

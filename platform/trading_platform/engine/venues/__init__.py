@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, Protocol
@@ -78,6 +78,8 @@ class Venue(Protocol):
     # A request signed at t is refused by the venue when it arrives after t + recv_window_s: then it is certain not to be accepted.
     recv_window_s: float
     has_dead_man: bool
+    # Asked in the moment before a new order is signed, after all waiting; raises VenueRejected to keep the order back.
+    gate: Callable[[Intent], None] | None
 
     async def open(self) -> None:
         """Load the venue's markets and clock."""
