@@ -6,7 +6,6 @@ None of it is needed for the rest. Redis and the gateway are not asked for anyth
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import logging
 import os
@@ -15,12 +14,12 @@ from contextlib import suppress
 from dataclasses import asdict, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httpx
 from psycopg.types.json import Jsonb
 
-from trading_platform import instruments, money, telemetry, venue_keys
+from trading_platform import instruments, money, telemetry
 from trading_platform.config import AccountSettings, Settings
 from trading_platform.db import Database
 from trading_platform.domain.trading_state import State
@@ -49,9 +48,9 @@ class Unreachable(Exception):
 
 def venue_at(settings: Settings, account: AccountSettings, catalogue: Catalogue) -> VenueAccount:
     """The account's venue, with its keys. Raises ConfigError where this process has none."""
-    # ccxt: seconds and megabytes that a normal day does not need.
-    adapter = importlib.import_module("trading_platform.engine.venues.binance")
-    return cast(VenueAccount, adapter.of_account(settings, account, venue_keys.of_account(settings, account), catalogue))
+    from trading_platform.engine.venues import binance  # ccxt: seconds and megabytes that a normal day does not need
+
+    return binance.of_account(settings, account, catalogue)
 
 
 class PlatformMeans:

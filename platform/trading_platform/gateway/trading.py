@@ -48,7 +48,7 @@ class Change(_Body):
 class Emergency(_Body):
     reason: Reason
     flatten: Annotated[bool, Field(description="close what is held, too")] = False
-    deadline_s: Annotated[float, Field(ge=5, le=120)] = 30.0
+    deadline_s: Annotated[float, Field(ge=5, le=40, description="how long to try; the edge gives an answer a minute")] = 30.0
 
 
 def mount(
