@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from trading_platform.db import Database
 from trading_platform.domain import positions
 from trading_platform.domain.positions import Position
 from trading_platform.instruments import Catalogue
-from trading_platform.portfolio import projection
+from trading_platform.portfolio import projection, store
 from trading_platform.portfolio.store import PortfolioStore, Snapshot
 
 D = Decimal
@@ -85,9 +86,9 @@ class Trading:
 async def opened(settings: Settings, db: Database) -> PortfolioStore:
     """A store whose account has its opening balances."""
     await accounts.ensure(db, settings)
-    store = PortfolioStore(db)
-    assert await store.open_account(settings.accounts[0])
-    return store
+    opening = PortfolioStore(db)
+    assert await opening.open_account(settings.accounts[0])
+    return opening
 
 
 @pytest.fixture
@@ -238,6 +239,19 @@ async def test_many_fills_are_projected_in_few_statements(
     assert (await holdings(opened))["BTC"] == D("0.01") * (5000 - 2 * 1666)
 
 
+async def test_a_day_that_is_over_is_answered_while_today_is_still_being_booked(trading: Trading, opened: PortfolioStore) -> None:
+    yesterday, tomorrow = datetime.now(UTC) - timedelta(days=1), datetime.now(UTC) + timedelta(days=1)
+    trading.fill("buy", "1", "100", at=datetime.now(UTC))
+    assert not await opened.lacks("paper", yesterday, 60)
+    assert not await opened.lacks("paper", tomorrow, 60)
+    assert await opened.lacks("paper", tomorrow, 0)
+    trading.fill("buy", "1", "100", at=yesterday - timedelta(hours=1))
+    assert await opened.lacks("paper", yesterday, 60)
+    await opened.project("paper")
+    assert not await opened.lacks("paper", yesterday, 60)
+    assert not await opened.lacks("paper", tomorrow, 0)
+
+
 # --- rebuilding ------------------------------------------------------------------------------------------------------------------
 
 
@@ -340,10 +354,23 @@ async def test_figures_of_a_day_a_week_and_a_month(service: Platform, trading: T
     assert [trip["realised_pnl"] for trip in older] == ["10"]
 
 
+async def test_a_day_of_more_round_trips_than_can_be_looked_at_has_its_other_figures(
+    service: Platform, trading: Trading, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side in ("buy", "sell") * 2:
+        trading.fill(side, "1", "100", "1")
+    await booked(service, db, 4)
+    monkeypatch.setattr(store, "MAX_ROUND_TRIPS", 1)
+    day = (await service["portfolio"].get("/performance/daily", params={"date": "2024-02-05"})).json()
+    assert (day["total_trades"], day["total_pnl"], "round_trips" in day) == (4, -4, False)
+    span = await service["portfolio"].get("/performance/summary", params={"from": "2024-02-05", "to": "2024-02-05"})
+    assert (span.status_code, span.json()["code"]) == (422, "SPAN_TOO_LONG")
+
+
 async def test_the_equity_curve_is_the_last_value_of_each_step_and_bounded(service: Platform, db: Database) -> None:
-    store = PortfolioStore(db)
+    kept = PortfolioStore(db)
     for minute, equity in enumerate(("100000", "100010", "100004", "99990")):
-        await store.save_snapshot("paper", Snapshot(START + timedelta(minutes=minute), D(equity), *[D(0)] * 6, D(0)))
+        await kept.save_snapshot("paper", Snapshot(START + timedelta(minutes=minute), D(equity), *[D(0)] * 6, D(0)))
     span = {"from": START.isoformat(), "to": (START + timedelta(minutes=4)).isoformat()}
     curve = (await service["portfolio"].get("/equity", params={**span, "step": 120})).json()
     assert [(point["timestamp"], point["equity"]) for point in curve["points"]] == [
@@ -376,6 +403,38 @@ async def test_a_snapshot_is_what_the_books_are_worth_and_payments_are_no_profit
     assert (snapshot.equity, snapshot.capital, snapshot.carry, snapshot.unrealised) == (100_514, 100_500, -5, 20)
     assert await db.fetch_value("SELECT capital FROM equity_snapshots") == 100_500
     assert (await service["portfolio"].get("/ledger/totals")).json()["balanced"] is True
+
+
+async def test_figures_of_today_are_metrics(service: Platform, trading: Trading, db: Database) -> None:
+    now = datetime.now(UTC)
+    await trading.decided_at(db, "first", "100")
+    trading.fill("buy", "2", "101", "1", at=now, order="first")
+    trading.fill("sell", "1", "111", "1", at=now)
+    trading.fill("sell", "1", "101", "1", at=now + timedelta(seconds=30))
+    await booked(service, db, 3)
+    await service.stop("portfolio")
+    await service.start("portfolio")
+    expected = {
+        "smc_trading_volume": 414.0, "smc_trading_trade_duration_seconds": 30.0, "smc_trading_win_rate_ratio": 0.5,
+        "smc_trading_slippage_bps": round(2 / 202 * 10_000, 6), "smc_trading_projection_lag_fills": 0.0,
+        "smc_trading_ledger_imbalance_currencies": 0.0, "smc_trading_pnl": 7.0,
+    }  # fmt: skip
+
+    async def shown() -> bool:
+        found = metrics((await service["portfolio"].get("/metrics")).text)
+        return {name: found.get(name) for name in expected} == expected
+
+    await eventually(shown, what="the figures among the metrics")
+    found = metrics((await service["portfolio"].get("/metrics")).text)
+    assert math.isnan(found["smc_trading_profit_factor"])  # no round trip has lost anything
+    assert math.isnan(found["smc_trading_sortino_ratio"])
+    assert found["smc_trading_projection_lag_seconds"] >= 0
+
+
+def metrics(text: str) -> dict[str, float]:
+    """Gauges of the account, and those without labels."""
+    lines = (line.split(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name.replace('{account="paper"}', ""): float(value) for name, value in (line for line in lines if len(line) == 2)}
 
 
 @pytest.mark.parametrize(

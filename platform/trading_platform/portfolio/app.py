@@ -23,6 +23,7 @@ from trading_platform.service import Service
 
 MAX_DAYS = 1_830
 MAX_PERIODS = 400
+PATIENCE_S = 2.0  # today's figures may lack what was recorded just now
 
 _CONFLICTS = frozenset({"KEY_ALREADY_USED", "INSUFFICIENT_HOLDINGS"})
 
@@ -57,8 +58,8 @@ def create(settings: Settings) -> Service:
             raise Problem(404, "UNKNOWN_ACCOUNT", f"no account {wanted!r}; known: {', '.join(each.id for each in settings.accounts)}")
         return account
 
-    async def figures_ready(account: AccountSettings) -> None:
-        if await store.unprojected(account.id):
+    async def figures_ready(account: AccountSettings, last: date) -> None:
+        if await store.lacks(account.id, performance.day_bounds(last)[1], PATIENCE_S):
             raise Problem(503, "PROJECTION_BEHIND", "fills are still being taken into the books; ask again", headers={"Retry-After": "1"})
 
     @service.app.exception_handler(Unvaluable)
@@ -107,7 +108,7 @@ def create(settings: Settings) -> Service:
         wanted = day or today - timedelta(days=1)
         if wanted > today:
             raise Problem(422, "DATE_IN_FUTURE", f"{wanted} has not begun (UTC)")
-        await figures_ready(of)
+        await figures_ready(of, wanted)
         figures, span = await portfolio.daily(of, wanted)
         document = {"date": wanted.isoformat(), "complete": wanted < today, "account": of.id, "currency": of.currency}
         document |= known(span.trips) | known(span.returns)
@@ -125,7 +126,7 @@ def create(settings: Settings) -> Service:
         """Figures of a span of UTC days, both included; the last thirty unless named. What cannot be known is absent."""
         of = account_of(account)
         first, last = _days(first, last)
-        await figures_ready(of)
+        await figures_ready(of, last)
         span = await portfolio.summary(of, first, last)
         return answer({"account": of.id, "currency": of.currency, **span.document()}, numbers=True)
 
@@ -141,7 +142,7 @@ def create(settings: Settings) -> Service:
         first, last = _days(first, last)
         if (count := sum(1 for _ in performance.periods(by, first, last))) > MAX_PERIODS:
             raise Problem(422, "SPAN_TOO_LONG", f"{count} periods; at most {MAX_PERIODS}: ask for a shorter span or longer periods")
-        await figures_ready(of)
+        await figures_ready(of, last)
         spans = await portfolio.periods(of, by, first, last)
         return answer([{"account": of.id, "currency": of.currency, **span.document()} for span in spans], numbers=True)
 

@@ -20,7 +20,7 @@ from trading_platform.domain import performance, positions
 from trading_platform.domain.performance import By, Daily, Equity, FillTotals, Outcome, ReturnFigures, TripFigures
 from trading_platform.domain.positions import Position
 from trading_platform.portfolio.projection import amounts
-from trading_platform.portfolio.store import PortfolioStore, Rates, Snapshot, TripRow, UnknownRate, next_snapshot
+from trading_platform.portfolio.store import PortfolioStore, Rates, Snapshot, TooMuch, TripRow, UnknownRate, next_snapshot
 from trading_platform.service import LoopContext, together
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Span:
     first: date
     end: date
     totals: FillTotals
-    trips: TripFigures
+    trips: TripFigures | None
     returns: ReturnFigures
 
     def document(self) -> dict[str, Any]:
@@ -86,9 +86,9 @@ class Span:
         return document | known(self.trips) | known(self.returns)
 
 
-def known(figures: TripFigures | ReturnFigures) -> dict[str, Any]:
+def known(figures: TripFigures | ReturnFigures | None) -> dict[str, Any]:
     """The figures that are not None."""
-    return {name: value for name in figures.__slots__ if (value := getattr(figures, name)) is not None}
+    return {} if figures is None else {name: value for name in figures.__slots__ if (value := getattr(figures, name)) is not None}
 
 
 class Portfolio:
@@ -116,27 +116,28 @@ class Portfolio:
         tail = self._bus.tail(messages.ORDER_EVENTS)
         while not context.stopping:
             context.beat()
-            for account in self._settings.accounts:
-                await self._project(context, account)
+            behind = self._settings.accounts
+            while behind and not context.stopping:  # a batch of each in turn: a busy account does not keep the others waiting
+                behind = [account for account in behind if await self._project(context, account)]
             try:
                 await tail.read(block_ms=1000)
             except bus.TRANSIENT:
                 await context.sleep(1.0)
 
-    async def _project(self, context: LoopContext, account: AccountSettings) -> None:
-        while not context.stopping:
-            context.lease.assert_held()
-            done = await self._store.project(account.id)
-            if done.newest is None:
-                BEHIND.labels(account.id).set(0)
-                return
-            context.beat()
-            PROJECTED.labels(account.id).inc(done.fills)
-            LAG.labels(account.id).set(max(0.0, (datetime.now(UTC) - done.newest).total_seconds()))
-            BEHIND.labels(account.id).set(await self._store.unprojected(account.id))
-            for symbol, side in done.turned:
-                TURNED.labels(account.id).inc()
-                log.error("a hedging book was closed by more than it held", extra={"account": account.id, "symbol": symbol, "side": side})
+    async def _project(self, context: LoopContext, account: AccountSettings) -> bool:
+        """Take one batch of an account's fills into the books; whether there were any."""
+        context.lease.assert_held()
+        done = await self._store.project(account.id)
+        context.beat()
+        BEHIND.labels(account.id).set(0 if done.newest is None else await self._store.unprojected(account.id))
+        if done.newest is None:
+            return False
+        PROJECTED.labels(account.id).inc(done.fills)
+        LAG.labels(account.id).set(max(0.0, (datetime.now(UTC) - done.newest).total_seconds()))
+        for symbol, side in done.turned:
+            TURNED.labels(account.id).inc()
+            log.error("a hedging book was closed by more than it held", extra={"account": account.id, "symbol": symbol, "side": side})
+        return True
 
     async def _snapshots(self, context: LoopContext) -> None:
         """Equity at the start and at every full minute, midnight included."""
@@ -168,8 +169,8 @@ class Portfolio:
         SHARPE.labels(account.id).set(float(figures.sharpe_ratio))
         VOLUME.labels(account.id).set(float(figures.volume))
         for gauge, value in (
-            (SORTINO, span.returns.sortino_ratio), (PROFIT_FACTOR, span.trips.profit_factor),
-            (DURATION, span.trips.average_duration_seconds), (SLIPPAGE, span.totals.slippage_bps),
+            (SORTINO, span.returns.sortino_ratio), (PROFIT_FACTOR, None if span.trips is None else span.trips.profit_factor),
+            (DURATION, None if span.trips is None else span.trips.average_duration_seconds), (SLIPPAGE, span.totals.slippage_bps),
         ):  # fmt: skip
             gauge.labels(account.id).set(_NAN if value is None else float(value))
 
@@ -245,16 +246,28 @@ class Portfolio:
     # --- figures ------------------------------------------------------------------------------------------------------
 
     async def daily(self, account: AccountSettings, day: date) -> tuple[Daily, Span]:
-        """Figures of one UTC day; returns are of up to SHARPE_DAYS days that end with it. Raises Unvaluable."""
-        span = await self._span(account, day, day + timedelta(days=1))
-        first = performance.midnight(day - timedelta(days=performance.SHARPE_DAYS))
-        closing = await self._closing(account, first, performance.midnight(span.end))
-        returns = performance.return_figures(closing, await self._curve(account, day, span.end))
-        return performance.daily(span.totals, returns), Span(day, span.end, span.totals, span.trips, returns)
+        """Figures of one UTC day; returns are of up to SHARPE_DAYS days that end with it. A day of more round trips than can be looked
+        at one by one has no figures of them. Raises Unvaluable."""
+        bounds = list(performance.day_bounds(day))
+        [totals] = await self._totals(account, bounds)
+        try:
+            [outcomes] = await self._outcomes(account, bounds)
+            trips = performance.trip_figures(outcomes)
+        except TooMuch as reason:
+            log.warning("no figures of round trips", extra={"account": account.id, "day": day.isoformat(), "reason": str(reason)})
+            trips = None
+        closing = await self._closing(account, bounds[0] - timedelta(days=performance.SHARPE_DAYS), bounds[1])
+        returns = performance.return_figures(closing, await self._curve(account, bounds))
+        return performance.daily(totals, returns), Span(day, day + timedelta(days=1), totals, trips, returns)
 
     async def summary(self, account: AccountSettings, first: date, last: date) -> Span:
         """Figures of a span of UTC days, both included. Raises Unvaluable, TooMuch."""
-        return await self._span(account, first, last + timedelta(days=1))
+        bounds = [performance.midnight(first), performance.midnight(last + timedelta(days=1))]
+        [totals] = await self._totals(account, bounds)
+        [trips] = await self._outcomes(account, bounds)
+        closing = await self._closing(account, bounds[0] - timedelta(days=1), bounds[1])
+        returns = performance.return_figures(closing, await self._curve(account, bounds))
+        return Span(first, last + timedelta(days=1), totals, performance.trip_figures(trips), returns)
 
     async def periods(self, account: AccountSettings, by: By, first: date, last: date) -> list[Span]:
         """Figures of each day, ISO week or month with a day in [first, last], oldest first. Raises Unvaluable, TooMuch."""
@@ -276,14 +289,6 @@ class Portfolio:
         """The equity curve: the last snapshot of each step."""
         return await self._store.curve(account.id, start, end, step_s)
 
-    async def _span(self, account: AccountSettings, first: date, end: date) -> Span:
-        bounds = [performance.midnight(first), performance.midnight(end)]
-        [totals] = await self._totals(account, bounds)
-        [trips] = await self._outcomes(account, bounds)
-        closing = await self._closing(account, bounds[0] - timedelta(days=1), bounds[1])
-        returns = performance.return_figures(closing, await self._curve(account, first, end))
-        return Span(first, end, totals, performance.trip_figures(trips), returns)
-
     async def _totals(self, account: AccountSettings, bounds: list[datetime]) -> list[FillTotals]:
         try:
             return await self._store.fill_totals(account.id, bounds, self._rates(account))
@@ -302,12 +307,11 @@ class Portfolio:
         """Equity at the end of each day."""
         return [_equity(each) for each in await self._store.curve(account.id, start, end, 86_400)]
 
-    async def _curve(self, account: AccountSettings, first: date, end: date) -> list[Equity]:
+    async def _curve(self, account: AccountSettings, bounds: list[datetime]) -> list[Equity]:
         """As fine as a bounded number of points allows: what drawdowns are measured on."""
-        bounds = performance.midnight(first), performance.midnight(end)
         seconds = int((bounds[1] - bounds[0]).total_seconds())
         step = max(SNAPSHOT_EVERY_S, -(-seconds // MAX_CURVE_POINTS))
-        return [_equity(each) for each in await self._store.curve(account.id, *bounds, step)]
+        return [_equity(each) for each in await self._store.curve(account.id, bounds[0], bounds[1], step)]
 
     # --- values -------------------------------------------------------------------------------------------------------
 

@@ -156,6 +156,16 @@ class PortfolioStore:
         )
         return count
 
+    async def lacks(self, account_id: str, end: datetime, patience_s: float) -> bool:
+        """Whether figures up to `end` lack a fill they should have: any of a span that is over, else one recorded a while ago."""
+        lacking: bool = await self._db.fetch_value(
+            "SELECT EXISTS (SELECT FROM fills WHERE account_id = %(account)s AND executed_at < %(end)s"
+            " AND seq > coalesce((SELECT last_fill_seq FROM portfolio_cursor WHERE account_id = %(account)s), 0)"
+            " AND (%(end)s <= clock_timestamp() OR recorded_at < clock_timestamp() - make_interval(secs => %(patience)s)))",
+            {"account": account_id, "end": end, "patience": patience_s},
+        )
+        return lacking
+
     async def recent_trades(self, limit: int) -> list[dict[str, Any]]:
         """Fills, newest first; `realised_pnl` is None until the projection has reached the fill."""
         names = (

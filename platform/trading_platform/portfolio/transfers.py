@@ -197,17 +197,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--amount", required=True, help="decimal; funding and adjust: signed, positive is received")
     command.add_argument("--key", required=True, help="makes it once: the same key again books nothing")
     command.add_argument("--reason", required=True)
+    command.add_argument("--by", metavar="NAME", default=getpass.getuser(), help="who books it, for the audit (default: %(default)s)")
     command.add_argument("--symbol", help="funding: the instrument it was for")
     command.add_argument("--at", metavar="TIME", help="when it happened, ISO 8601 with offset (default: now)")
     return command
 
 
-async def _run(settings: Settings, transfer: Transfer) -> Booked:
+async def _run(settings: Settings, transfer: Transfer, by: str) -> Booked:
     database = Database(settings, "trading-transfers")
     await database.open()
     try:
         await accounts.ensure(database, settings)
-        return await book(database, settings, transfer, f"operator:{getpass.getuser()}")
+        return await book(database, settings, transfer, f"operator:{by}")
     finally:
         await database.close()
 
@@ -221,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
             _parse_time(asked.at) if asked.at else None,
         )  # fmt: skip
         _check_text(transfer)
-        booked = asyncio.run(_run(config.load(), transfer))
+        booked = asyncio.run(_run(config.load(), transfer, asked.by))
     except ValueError as error:
         print(f"transfers: {error}", file=sys.stderr)
         return REFUSED if isinstance(error, InvalidTransfer) else WRONG_USE
