@@ -890,7 +890,7 @@ def _replaced(
     }
     if cancel_error is None and place_error is None:
         return outcome
-    if (cancel_error is None) != (placed is None):
+    if "SUCCESS" in (outcome["cancelResult"], outcome["newOrderResult"]):
         raise VenueError(409, -2021, "Order cancel-replace partially failed.", data=outcome)
     raise VenueError(400, -2022, "Order cancel-replace failed.", data=outcome)
 
