@@ -55,7 +55,6 @@ async def rebuild(settings: Settings, *, apply: bool = False) -> list[str]:
             for order in await fold_orders(cursor):
                 await cursor.execute(UPSERT_ORDER.encode(), order_parameters(order))
             differences = _differences(before, await _rows(cursor))
-            await cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
             if not (apply and differences):
                 raise psycopg.Rollback(transaction)
     finally:
