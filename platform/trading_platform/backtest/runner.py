@@ -111,6 +111,8 @@ class Backtest:
 
     def _on_batch(self, batch: TickBatch) -> None:
         at, end = 0, len(batch)
+        if int(batch.ts_event[0]) < self._now_ns or (np.diff(batch.ts_event) < 0).any():
+            raise BacktestFailed(f"ticks go back in time: {moment(int(batch.ts_event.min()))} after {moment(self._now_ns)}")
         if self._intervals:
             self._grow_candles(Ticks(batch.instrument, batch.ts_event, batch.price, batch.size, batch.flags))
         if not self._first_ns:
@@ -118,7 +120,7 @@ class Backtest:
             self._books.begin(moment(self._first_ns))
         while at < end:
             self._expect(int(batch.ts_event[at]))
-            due = self._next_due()
+            due = self._next_due(int(batch.ts_event[at]))
             stop = end if due is None else at + int(np.searchsorted(batch.ts_event[at:], due, side="left"))
             if stop == at and due is not None:
                 self._on_due(max(due, self._now_ns))
@@ -134,9 +136,13 @@ class Backtest:
         if self._day_end is None:
             self._day_end = ts_ns - ts_ns % DAY_NS + DAY_NS
 
-    def _next_due(self) -> int | None:
-        timer = self._core.next_time()
-        prices = self._prices_seen_ns + self._setup.prices_every_ns if self._held_orders and self._prices_moved else None
+    def _next_due(self, tick_ns: int) -> int | None:
+        """The next moment at which something has to be done, seen from before the tick at `tick_ns`."""
+        timer, prices = self._core.next_time(), None
+        if self._held_orders:
+            prices = self._prices_seen_ns + self._setup.prices_every_ns
+            if not self._prices_moved:
+                prices = max(prices, tick_ns + 1)
         return min(
             (
                 due
@@ -308,6 +314,7 @@ class Backtest:
     def _result(self) -> Result:
         """Where it ended: nothing is closed on behalf of the strategy."""
         if self._ticks:
+            self._value()
             self._books.close_day(self._now, self._marks)
         outcomes = [
             Outcome(self._books.result_of(instrument, trip), trip.closed_at - trip.opened_at)

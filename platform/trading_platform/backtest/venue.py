@@ -47,6 +47,8 @@ STOP_MARGIN = Decimal("1.05")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES_IN_FORCE: dict[str, BookTimeInForce] = {"GTC": "GTC", "DAY": "GTC", "GTD": "GTC", "IOC": "IOC", "FOK": "FOK"}
 _TYPES: dict[str, BookOrderType] = {"market": "market", "limit": "limit", "stop": "stop_loss", "stop_limit": "stop_loss_limit"}
+# As the adapter of a real venue tells them.
+_REFUSALS = {"NO_MARKET": "VENUE_MARKET_CLOSED", "WOULD_TAKE": "POST_ONLY_WOULD_TAKE", "WOULD_TRIGGER": "STOP_WOULD_TRIGGER"}
 
 
 def moment(ts_ns: int) -> datetime:
@@ -225,7 +227,7 @@ class SimulatedVenue:
                     said.append(Answered(order_id, _as_told(known)))
                 case Rejected():
                     self._end(known, "REJECTED")
-                    said.append(Answered(order_id, VenueRejected(change.code, change.detail)))
+                    said.append(Answered(order_id, VenueRejected(_REFUSALS.get(change.code, "VENUE_FILTER"), change.detail)))
                 case Executed():
                     said.append(self._executed(known, change))
                 case Canceled():

@@ -26,7 +26,7 @@ class InvalidModel(ValueError):
 
 
 def _not_negative(name: str, value: Decimal | int) -> None:
-    if value < 0 or (isinstance(value, Decimal) and not value.is_finite()):
+    if (isinstance(value, Decimal) and not value.is_finite()) or value < 0:
         raise InvalidModel(f"{name} is {value}; expected zero or more")
 
 
