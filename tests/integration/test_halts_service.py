@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import eventually
+from conftest import eventually, free_port
 from trading_platform import accounts, leadership
 from trading_platform.auth import Authenticator
 from trading_platform.config import Settings
 from trading_platform.db import Database
+from trading_platform.instruments import load
 from trading_platform.risk import trading
 from trading_platform.service import Service
 
@@ -59,12 +61,15 @@ class Others(httpx.AsyncBaseTransport):
     health_document: dict[str, Any] = field(default_factory=lambda: {"status": "healthy"})
     asked: list[tuple[str, str]] = field(default_factory=list)
     engine: int = 200
+    instruments: list[dict[str, Any]] = field(default_factory=list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/health":
             if self.health == 0:
                 raise httpx.ConnectError("connection refused", request=request)
             return httpx.Response(self.health, json=self.health_document)
+        if request.url.path == "/instruments":
+            return httpx.Response(200, json=self.instruments)
         self.asked.append((request.url.path, request.headers.get("authorization", "")))
         return httpx.Response(self.engine, json={})
 
@@ -337,6 +342,22 @@ async def test_an_emergency_stop_whose_venue_does_not_answer_is_not_called_compl
     assert (done.status_code, done.json()["code"]) == (504, "EMERGENCY_STOP_INCOMPLETE")
     assert done.json()["unseen"] == ["paper: what is open at the venue (ConnectionError: the venue does not answer)"]
     assert (await risk.state())["state"] == "emergency_stopped"
+
+
+async def test_with_the_database_away_an_emergency_stop_cancels_at_the_venue_and_is_not_called_complete(
+    settings: Settings, credentials: Any, db: Database, token: Any
+) -> None:
+    """The token is good without a database; the instruments are market data's."""
+    instruments = [asdict(one) for one in await load(db)]
+    away = settings.model_copy(update={"database": settings.database.model_copy(update={"port": free_port()})})
+    risk = Risk(away)
+    risk.others.instruments = json.loads(json.dumps(instruments, default=str))
+    risk.venue.orders = [Order("BTCUSDT", "a")]
+    async with risk.service.running():
+        done = await risk.post("/trading/emergency-stop", token("trader"), reason="everything is on fire", deadline_s=5)
+        assert (done.status_code, risk.venue.orders) == (504, [])
+        assert "the halt is not in the database" in done.json()["unseen"][0]
+        await risk.client.aclose()
 
 
 async def test_cancel_all_leaves_nothing_open_and_trading_goes_on(risk: Risk, token: Any) -> None:
