@@ -386,6 +386,15 @@ class Platform:
 
         await eventually(leading, what="the engine's lead")
 
+    async def judges(self, account: str = "paper") -> None:
+        """Wait until the engine has what it judges orders by: limits, figures, and a price of BTCUSDT."""
+
+        async def informed() -> bool:
+            standing = (await self["engine"].get("/health")).json()["accounts"].get(account)
+            return bool(standing and standing["limits_version"] and standing["figures_at"])
+
+        await eventually(informed, what="limits and figures in the engine")
+
 
 @pytest.fixture
 async def platform(settings: Settings, credentials: Path) -> AsyncIterator[Platform]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import Market, Platform, eventually
-from trading_platform import rebuild
+from trading_platform import messages, rebuild
 from trading_platform.config import Settings
 from trading_platform.db import Database
 
@@ -38,11 +39,7 @@ async def trading(platform: Platform, market: Market) -> Platform:
     await market.quote("BTCUSDT", "39999.00", "40001.00")
     await platform.start("risk", "portfolio", "engine")
     await platform.leads()
-
-    async def funded() -> bool:
-        return bool((await platform["risk"].get("/risk/current")).status_code == 200)
-
-    await eventually(funded, what="risk figures")
+    await platform.judges()
     return platform
 
 
@@ -75,14 +72,14 @@ async def test_the_ledger_holds_what_was_traded(trading: Platform, market: Marke
     await market.signal("s1", "buy", "0.05")
     await projected(trading, 1)
     balances = {row["currency"]: Decimal(row["amount"]) for row in (await trading["portfolio"].get("/balances")).json()}
-    assert balances == {"BTC": Decimal("0.05"), "USD": Decimal(100_000), "USDT": Decimal("-2001.050025")}
+    assert balances == {"BTC": Decimal("0.05"), "USD": Decimal(50_000), "USDT": Decimal("47998.949975")}
     assert await db.fetch_tuples("SELECT currency, sum(amount) FROM ledger_lines GROUP BY currency HAVING sum(amount) <> 0") == []
 
 
 async def test_closing_a_position_realises_its_result(trading: Platform, market: Market) -> None:
     await market.signal("s1", "buy", "0.05")
     await projected(trading, 1)
-    await market.quote("BTCUSDT", "40101.00", "40103.00")
+    trading.exchange.price = Decimal(40101)
     await market.signal("s2", "sell", "0.05")
     await projected(trading, 2)
     newest = (await trading["portfolio"].get("/trades/recent?limit=1")).json()
@@ -113,9 +110,13 @@ async def test_the_same_signal_twice_is_one_order(trading: Platform, market: Mar
 
 async def test_an_order_on_stale_prices_is_refused(trading: Platform, market: Market) -> None:
     await market.quote("BTCUSDT", "39999.00", "40001.00", age_s=31)
-    await market.signal("s1", "buy", "0.05")
-    order = await first_order(trading, "REJECTED")
-    assert order["reason_code"] == "MARKET_DATA_STALE"
+    numbers = itertools.count()
+
+    async def refused() -> Any:
+        await market.signal(f"s{next(numbers)}", "buy", "0.001")
+        return [order["reason_code"] for order in await orders(trading) if order["status"] == "REJECTED"]
+
+    assert (await eventually(refused, what="a refused order"))[0] == "MARKET_DATA_STALE"
 
 
 async def test_an_order_without_a_price_is_refused(trading: Platform, market: Market) -> None:
@@ -123,12 +124,26 @@ async def test_an_order_without_a_price_is_refused(trading: Platform, market: Ma
     assert (await first_order(trading, "REJECTED"))["reason_code"] == "MARKET_DATA_MISSING"
 
 
-async def test_without_risk_nothing_is_sent(trading: Platform, market: Market, superuser: psycopg.Connection[Any]) -> None:
-    await trading.stop("risk")
-    await market.signal("s1", "buy", "0.05")
-    order = await first_order(trading, "REJECTED")
-    assert order["reason_code"] == "RISK_UNAVAILABLE"
-    assert superuser.execute("SELECT count(*) FROM paper_venue.orders").fetchone() == (0,)
+async def test_when_risk_publishes_no_figures_any_more_nothing_is_sent(settings: Settings, credentials: Any, market: Market) -> None:
+    risk = settings.risk.model_copy(update={"figures_every_s": 0.1, "figures_max_age_s": 1.0})
+    trading = Platform(settings.model_copy(update={"risk": risk}))
+    try:
+        await market.quote("BTCUSDT", "39999.00", "40001.00")
+        await trading.start("risk", "portfolio", "engine")
+        await trading.leads()
+        await trading.judges()
+        await trading.stop("risk")
+        numbers = itertools.count()
+
+        async def refused() -> bool:
+            await market.signal(f"s{next(numbers)}", "buy", "0.001")
+            return "FIGURES_STALE" in [order["reason_code"] for order in await orders(trading)]
+
+        await eventually(refused, what="an order refused for stale figures")
+        sent = len(trading.exchange.submits)
+        assert sent == len([order for order in await orders(trading) if order["status"] == "FILLED"])
+    finally:
+        await trading.stop_all()
 
 
 async def test_an_order_above_the_limit_is_refused_with_its_reason_and_the_decision_is_kept(
@@ -175,21 +190,20 @@ async def test_while_paused_new_orders_are_refused_and_cancels_pass(trading: Pla
     assert (canceled.status_code, canceled.json()["status"]) == (200, "CANCELED")
 
 
-async def test_a_resting_limit_order_fills_at_its_price_when_the_market_reaches_it(trading: Platform, market: Market, token: Any) -> None:
+async def test_a_resting_limit_order_fills_in_parts_as_the_venue_tells(trading: Platform, market: Market, token: Any) -> None:
     body = {
         "account": "paper", "client_request_id": "r1", "symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.05",
         "limit_price": "39900",
     }  # fmt: skip
     placed = await trading["engine"].post("/orders", json=body, headers=token("trader"))
     assert placed.json()["status"] == "NEW"
-    await market.trade("BTCUSDT", "39900.00", "1")  # at the price: others were there before
-    await market.quote("BTCUSDT", "39898.00", "39899.50", ask_size="0.02")
+    trading.exchange.fill("paper", placed.json()["client_order_id"], "0.03")
     await first_order(trading, "PARTIALLY_FILLED")
-    await market.trade("BTCUSDT", "39899.00", "1")
+    trading.exchange.fill("paper", placed.json()["client_order_id"])
     await first_order(trading, "FILLED")
     await projected(trading, 2)
     trades = (await trading["portfolio"].get("/trades/recent")).json()
-    assert [(t["quantity"], t["price"], t["liquidity"]) for t in trades] == [("0.03", "39900", "maker"), ("0.02", "39900", "maker")]
+    assert [(t["quantity"], t["price"]) for t in trades] == [("0.02", "39900"), ("0.03", "39900")]
 
 
 async def test_the_same_request_twice_is_one_order(trading: Platform, token: Any) -> None:
@@ -235,11 +249,12 @@ async def test_committed_events_reach_the_bus_in_order(
 
     async def published() -> Any:
         entries = await bus.redis.xrange("orders:events")
-        return entries if len(entries) == 4 else None
+        events = [event for _, fields in entries for event in messages.decode(fields, messages.OrderEventsMessage).events]
+        return events if len(events) == 4 else None
 
-    entries = await eventually(published, what="four events on the bus")
-    kinds = [b'"type":"%s"' % kind for kind in (b"initialized", b"submitting", b"accepted", b"filled")]
-    assert all(kind in fields[b"m"] for kind, (_, fields) in zip(kinds, entries, strict=True))
+    events = await eventually(published, what="four events on the bus")
+    assert [event.type for event in events] == ["initialized", "submitting", "accepted", "filled"]
+    assert [event.seq for event in events] == sorted(event.seq for event in events)
 
     async def empty() -> bool:
         return superuser.execute("SELECT count(*) FROM outbox").fetchone() == (0,)

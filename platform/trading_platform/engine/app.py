@@ -118,6 +118,7 @@ def create(settings: Settings, venue_factory: VenueFactory | None = None) -> Ser
         service.loop(f"account:{account_id}", engine.run, lease=f"engine:{account_id}")
     service.loop("outbox", OutboxPublisher(service.db, service.bus).run, lease="outbox")
     service.health_member(lambda: {"leads": sorted(name for name, engine in engines.items() if engine.leading)})
+    service.health_member(lambda: {"accounts": {name: standing for name, engine in engines.items() if (standing := engine.standing())}})
     store = OrderStore(service.db)
 
     def engine_of(account: str) -> AccountEngine:

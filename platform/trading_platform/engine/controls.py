@@ -81,6 +81,16 @@ class Controls:
             flatten=max((row[1] for row in states if row[3]), default=None),
         )
 
+    @property
+    def limits_version(self) -> int | None:
+        """Of the account's limits; None: there are none, nothing new passes."""
+        return self._versions[0]
+
+    @property
+    def figures_at(self) -> str | None:
+        """When the figures orders are judged by were computed; None: there are none, nothing passes that adds risk."""
+        return None if self._figures is None else str(self._figures["computed_at"])
+
     async def _limits(self, version: int | None) -> Limits | None:
         return None if version is None else await self._db.fetch_one(_LIMITS, (version,), as_=Limits)
 

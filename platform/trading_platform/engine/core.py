@@ -194,7 +194,7 @@ class AccountCore:
         self._canceling: set[str] = set()  # cancels whose answer is awaited
         self._cancel_attempts: dict[str, int] = {}
         self._unsettled: dict[str, _Unsettled] = {}
-        self._heard: dict[str, datetime] = {}  # when the venue last told of an open order
+        self._missing: dict[str, datetime] = {}  # when the venue first said that it does not know an order it had
         self._ends: dict[str, VenueOrder] = {}  # the venue's end of an order, until all it filled has arrived
         self._replacing: dict[str, tuple[Changes, str]] = {}
         self._flattening: list[tuple[str, str, str | None]] = []
@@ -596,7 +596,7 @@ class AccountCore:
     def _not_there(self, batch: Batch, order: Order, asked_at: datetime, now: datetime) -> None:
         """The venue does not know the order. It is over once no request for it can arrive any more."""
         if not order.may(EventType.NEVER_RECEIVED):
-            if order.id in self._heard and asked_at <= self._heard[order.id]:  # it was asked before the order was there
+            if asked_at <= self._missing.setdefault(order.id, now):  # it may have been asked before the order was there
                 self._unsettled.setdefault(order.id, _Unsettled(now, now)).due = now
                 return
             self._alert(batch, "lost_order", f"we hold {order.id} as {order.status}; the venue does not know it")
@@ -620,7 +620,7 @@ class AccountCore:
 
     def _follow(self, batch: Batch, order: Order, theirs: VenueOrder, now: datetime) -> None:
         """Bring our order to where the venue's is: acknowledged, its fills, then its end."""
-        self._heard[order.id] = now
+        self._missing.pop(order.id, None)
         self._accept(batch, theirs, now)
         for trade in theirs.trades:
             self._trade(batch, trade, now)
@@ -677,8 +677,6 @@ class AccountCore:
             self._alert(batch, "impossible_fill", f"venue trade {fill.trade_id}: {error}")
             return
         seen.add(fill.trade_id)
-        if order.is_open:
-            self._heard[order_id] = now
         self._book(order.intent, fill)
         self._moved(batch, step, now)
         current = self._open.get(order_id)
@@ -721,7 +719,7 @@ class AccountCore:
         del self._open[order.id]
         self._sent.discard(order.id)
         self._canceling.discard(order.id)
-        for table in (self._cancel_attempts, self._unsettled, self._heard, self._ends, self._memory, self._memory_due, self._wakeups):
+        for table in (self._cancel_attempts, self._unsettled, self._missing, self._ends, self._memory, self._memory_due, self._wakeups):
             cast(dict[str, Any], table).pop(order.id, None)
         if order.intent.is_held:
             self._children.pop(order.id, None)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trading_platform import accounts, instruments
 from trading_platform.bus import Bus
@@ -122,6 +122,10 @@ class AccountEngine:
     @property
     def leading(self) -> bool:
         return self._session is not None and self._session.recovered and self._session.lease.held
+
+    def standing(self) -> dict[str, Any] | None:
+        """Of the session; None where this host does not lead the account."""
+        return self._session.standing() if self._session is not None and self.leading else None
 
     def usage(self) -> list[Usage]:
         """The venue's limits as this host's connection knows them; empty on a stand-by."""

@@ -442,6 +442,19 @@ class Session:
             await self.store.acknowledge(self.lease, self.account.id, *said)
             self._acknowledged = said
 
+    def standing(self) -> dict[str, Any]:
+        """For /health: what orders are judged by, and what is under way."""
+        return {
+            "state": self.core.state,
+            "state_version": self._obeyed,
+            "safe_mode": self.safe_mode,
+            "limits_version": self.controls.limits_version,
+            "figures_at": self.controls.figures_at,
+            "open_orders": len(self.core.open_orders),
+            "unanswered": self.core.unsettled,
+            "in_flight": self.in_flight,
+        }
+
     @property
     def in_flight(self) -> int:
         """Submits that may still reach the venue. While trading is halted it can only fall."""
