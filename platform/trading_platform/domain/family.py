@@ -6,10 +6,12 @@ still fill is its whole rest until it is over, whatever was asked of it: nothing
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal
 
 from trading_platform import money
@@ -57,6 +59,7 @@ class Finish:
 Action = PlaceChild | CancelChild | Remember | Finish
 
 
+@lru_cache(maxsize=65_536)
 def child_id(account_id: str, parent_id: str, role: Role, number: int) -> str:
     """The id of a parent's n-th child of a role, from 1."""
     return orders.client_order_id(account_id, f"child:{parent_id}:{role}:{number}")
@@ -113,16 +116,27 @@ def tradable(instrument: Instrument, quantity: Decimal, price: Decimal | None) -
 
 def of_roles(children: Iterable[Order], *roles: Role) -> list[Order]:
     """Those made for one of these, oldest first."""
-    return sorted((child for child in children if child.intent.role in roles), key=_age)
+    return [child for child in in_order(children) if child.intent.role in roles]
 
 
-def _age(child: Order) -> tuple[datetime, str]:
-    return child.created_at, child.id
+def in_order(children: Iterable[Order]) -> list[Order]:
+    """By role, and in a role by number: times may be the same, or turned back by another host's clock."""
+    given = list(children)
+    of_role = Counter(child.intent.role for child in given)
+    numbers: dict[str, int] = {}
+    for own in {child.intent.role: child.intent for child in given}.values():
+        if own.parent_id is not None and own.role is not None:
+            for number in range(1, of_role[own.role] + 1):
+                numbers[child_id(own.account_id, own.parent_id, own.role, number)] = number
+    return sorted(given, key=lambda child: (_ROLES.get(child.intent.role, 0), numbers.get(child.id, 0)))
+
+
+_ROLES: dict[Role | None, int] = {"entry": 1, "take_profit": 2, "stop_loss": 3, "exit": 4, "slice": 5}
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A held order, its children in the order they were made, the instrument, and the moment it is looked at."""
+    """A held order, its children in their order, the instrument, and the moment it is looked at."""
 
     parent: Order
     children: tuple[Order, ...]
@@ -131,10 +145,10 @@ class Family:
 
     @classmethod
     def of(cls, parent: Order, children: Iterable[Order], instrument: Instrument, now: datetime) -> Family:
-        return cls(parent, tuple(sorted(children, key=_age)), instrument, now)
+        return cls(parent, tuple(in_order(children)), instrument, now)
 
     def roles(self, *roles: Role) -> list[Order]:
-        return of_roles(self.children, *roles)
+        return [child for child in self.children if child.intent.role in roles]
 
     @property
     def memory(self) -> Mapping[str, Any]:

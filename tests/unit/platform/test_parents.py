@@ -424,6 +424,17 @@ def test_a_partly_filled_slice_is_still_the_one_that_shows() -> None:
     assert len(home.children) == 1
 
 
+@pytest.mark.parametrize("filled", [1, 2, 3])
+def test_a_slice_refused_in_the_instant_its_predecessor_was_made_is_the_newest_still(filled: int) -> None:
+    home = iceberg()
+    for _ in range(filled):
+        home.fill(home.only())
+        home.settle()
+    home.reject(home.only())
+    home.settle()
+    assert home.open == []
+
+
 def test_varied_slices_differ_stay_within_their_share_and_are_the_same_every_time() -> None:
     def shown(seed: str) -> list[Decimal]:
         home = Household(held("iceberg", {"visible_quantity": "1", "variation_percent": "20", "seed": seed}, "buy", limit_price=D(100)))
