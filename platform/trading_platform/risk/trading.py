@@ -3,6 +3,7 @@
 The rows are trading_states.py's, the procedure of an emergency is emergency/procedure.py's.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC
@@ -36,6 +37,7 @@ EMERGENCIES = Counter("smc_trading_emergency_stops_total", "Emergency stops carr
 WATCH_EVERY_S: Final = 1.0
 ACKNOWLEDGED_WITHIN_S: Final = 15.0
 HEALTH_WITHIN_S: Final = 8.0
+RECORDED_WITHIN_S: Final = 2.0
 ACTOR: Final = "risk"
 
 # Statuses of domain.orders.TERMINAL, as in the partial index orders_open.
@@ -346,7 +348,7 @@ class Trading:
 async def _recorded(means: PlatformMeans, what: str, report: Report) -> None:
     """The audit event; where the database is away, the log has to do."""
     try:
-        await means.record(what, report)
+        await asyncio.wait_for(means.record(what, report), RECORDED_WITHIN_S)
     except Exception:
         log.exception("no audit event could be written", extra={"what": what, **report.document()})
 
