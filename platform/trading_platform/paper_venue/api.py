@@ -196,14 +196,14 @@ class Api:
             if not self._venue.ready:
                 raise errors.busy("This process does not lead; ask again.")
             query = scope["query_string"].decode("latin-1")
-            call = Call(Parameters(_without_signature(split(query) + split(body))), caller)
+            pairs = split(query) + split(body)
+            call = Call(Parameters((name, value) for name, value in pairs if name != "signature"), caller)
             used = str(self._limits.charge(caller, _weight(route, path, method, call.parameters), self._venue.now_ms())).encode()
             headers += [(b"x-mbx-used-weight", used), (b"x-mbx-used-weight-1m", used)]
             if route.security != "none":
                 call.account = self._keys.account(key)
             if route.security == "signed":
-                pairs = dict(split(query) + split(body))
-                self._keys.verify(call.account, signing.unsigned(query) + signing.unsigned(body), pairs.get("signature"))
+                self._keys.verify(call.account, signing.unsigned(query) + signing.unsigned(body), dict(pairs).get("signature"))
                 call.window = signing.window(call.parameters)
                 call.window.check(self._venue.now_ms())
             answer = _Answer(200, _encode(await route.handler(call)), headers)
@@ -619,7 +619,7 @@ class Api:
         connection = Connection(send)
         if path == "/ws-api/v3":
             await send({"type": "websocket.accept"})
-            await _Session(self, connection, scope).run(receive)
+            await self._kept(connection, _Session(self, connection, scope).run(receive))
             return
         if path == "/stream":
             names = dict(split(scope["query_string"].decode("latin-1"))).get("streams", "")
@@ -633,7 +633,14 @@ class Api:
             await _deny(send)
             return
         await send({"type": "websocket.accept"})
-        await _Follower(self._venue, connection, combined, self._is_stream).run(receive, streams)
+        await self._kept(connection, _Follower(self._venue, connection, combined, self._is_stream).run(receive, streams))
+
+    async def _kept(self, connection: Connection, run: Awaitable[None]) -> None:
+        self._venue.connections.add(connection)
+        try:
+            await run
+        finally:
+            self._venue.connections.discard(connection)
 
     def _is_stream(self, name: str) -> bool:
         """Whether there is such a market stream or listen key. Other names without @ only tell connections apart, as on Binance."""
@@ -969,10 +976,6 @@ def _peer(scope: Scope) -> str:
 def _header(scope: Scope, name: bytes) -> str | None:
     value = next((value for key, value in scope["headers"] if key == name), None)
     return None if value is None else value.decode("latin-1")
-
-
-def _without_signature(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in pairs if name != "signature"]
 
 
 async def _body(receive: Receive) -> str:

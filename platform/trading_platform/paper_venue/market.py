@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trading_platform import money
-from trading_platform.batches import BUY_AGGRESSOR, SELL_AGGRESSOR, TRADE, TickBatch
+from trading_platform.batches import SELL_AGGRESSOR, TRADE, TickBatch
 from trading_platform.domain.matching import Depth, Matcher
 from trading_platform.instruments import Instrument
 from trading_platform.paper_venue import shapes
@@ -57,6 +57,17 @@ class PublicTrade:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Trades of one batch, copied out of it; their ids count on from `first_id`."""
+
+    first_id: int
+    ts_event: NDArray[np.int64]
+    price: NDArray[np.int64]
+    size: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+
+
 @dataclass(slots=True)
 class _Candle:
     open_ms: int
@@ -88,7 +99,7 @@ class Board:
         self._book = book
         self._wants = wants
         self._publish = publish
-        self._chunks: deque[tuple[int, TickBatch, np.ndarray[Any, Any]]] = deque()
+        self._chunks: deque[_Chunk] = deque()
         self._kept = 0
         self._last_trade_id = 0
         self._shown: dict[str, dict[Decimal, Decimal]] = {"b": {}, "a": {}}
@@ -126,15 +137,15 @@ class Board:
     def trades(self, limit: int) -> list[PublicTrade]:
         """The newest, oldest first."""
         found: list[PublicTrade] = []
-        for first_id, batch, rows in reversed(self._chunks):
+        for chunk in reversed(self._chunks):
             if len(found) >= limit:
                 break
-            found = [*self._expand(first_id, batch, rows), *found]
+            found = [*self._expand(chunk), *found]
         return found[-limit:]
 
     # --- told -------------------------------------------------------------------------------------------------------------
 
-    def on_batch(self, entry_id: bytes, batch: TickBatch, rows: np.ndarray[Any, Any]) -> None:
+    def on_batch(self, entry_id: bytes, batch: TickBatch, rows: NDArray[np.intp]) -> None:
         """Rows of this instrument, after they were matched. `entry_id` is their place in the stream."""
         milliseconds, _, sequence = entry_id.partition(b"-")
         self.update_id = max(self.update_id + 1, int(milliseconds) * 1_000 + int(sequence or 0))
@@ -142,11 +153,12 @@ class Board:
         if len(traded):
             first_id = max(self._last_trade_id + 1, int(milliseconds) * 1_000)
             self._last_trade_id = first_id + len(traded) - 1
-            self._chunks.append((first_id, batch, traded))
+            chunk = _Chunk(first_id, batch.ts_event[traded], batch.price[traded], batch.size[traded], batch.flags[traded])
+            self._chunks.append(chunk)
             self._kept += len(traded)
-            while self._kept - len(self._chunks[0][2]) >= KEPT_TRADES:
-                self._kept -= len(self._chunks.popleft()[2])
-            self._tell_trades(first_id, batch, traded)
+            while self._kept - len(self._chunks[0].price) >= KEPT_TRADES:
+                self._kept -= len(self._chunks.popleft().price)
+            self._tell_trades(chunk)
         self.on_book(int(batch.ts_recv[rows[-1]]) // 1_000_000)
         self._tell_candles(batch, traded)
 
@@ -155,25 +167,20 @@ class Board:
         self._tell_ticker()
         self._tell_depth(now_ms)
 
-    def _expand(self, first_id: int, batch: TickBatch, rows: np.ndarray[Any, Any]) -> list[PublicTrade]:
+    def _expand(self, chunk: _Chunk) -> list[PublicTrade]:
         price, size = self.instrument.price, self.instrument.size
+        columns = zip(chunk.ts_event.tolist(), chunk.price.tolist(), chunk.size.tolist(), chunk.flags.tolist(), strict=True)
         return [
-            PublicTrade(
-                first_id + number_,
-                price(int(batch.price[row])),
-                size(int(batch.size[row])),
-                int(batch.ts_event[row]) // 1_000_000,
-                bool(batch.flags[row] & SELL_AGGRESSOR and not batch.flags[row] & BUY_AGGRESSOR),
-            )
-            for number_, row in enumerate(rows)
+            PublicTrade(chunk.first_id + place, price(at), size(of), ts_event // 1_000_000, bool(flags & SELL_AGGRESSOR))
+            for place, (ts_event, at, of, flags) in enumerate(columns)
         ]
 
-    def _tell_trades(self, first_id: int, batch: TickBatch, rows: np.ndarray[Any, Any]) -> None:
+    def _tell_trades(self, chunk: _Chunk) -> None:
         name = self.symbol.lower()
         plain, aggregated = self._wants(f"{name}@trade"), self._wants(f"{name}@aggTrade")
         if not plain and not aggregated:
             return
-        for trade in self._expand(first_id, batch, rows):
+        for trade in self._expand(chunk):
             if plain:
                 self._publish(
                     f"{name}@trade",
@@ -225,7 +232,7 @@ class Board:
                 },
             )  # fmt: skip
 
-    def _tell_candles(self, batch: TickBatch, traded: np.ndarray[Any, Any]) -> None:
+    def _tell_candles(self, batch: TickBatch, traded: NDArray[np.intp]) -> None:
         name = self.symbol.lower()
         for interval, seconds in shapes.INTERVALS.items():
             stream = f"{name}@kline_{interval}"

@@ -12,9 +12,11 @@ is matched when it is back. Redis being away stops the market, not the venue: ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -33,7 +35,7 @@ from trading_platform.paper_venue.faults import Faults
 from trading_platform.paper_venue.market import Board
 from trading_platform.paper_venue.signing import Window
 from trading_platform.paper_venue.store import Store
-from trading_platform.paper_venue.streams import PublicStreams, UserStreams
+from trading_platform.paper_venue.streams import Connection, PublicStreams, UserStreams
 from trading_platform.service import LoopContext, together
 
 log = logging.getLogger(__name__)
@@ -86,11 +88,13 @@ class PaperVenue:
         self.public = PublicStreams()
         self.faults = faults
         self.users = UserStreams(faults)
+        self.connections: set[Connection] = set()  # cut when this process stops leading: whoever leads then is elsewhere
         self._bus = stream
         self.candle_intervals = sorted(settings.market_data.intervals_s)
         self._accounts = [account for account in settings.accounts if settings.venues[account.venue].paper]
         self._latency_s = settings.paper_venue.latency_ms / 1_000
-        self._queue: asyncio.Queue[_Request | _Ticks] = asyncio.Queue()
+        self._queue: deque[_Request | _Ticks] = deque()
+        self._wake = asyncio.Event()
         self._requests = 0
         self._room = asyncio.Semaphore(QUEUED_BATCHES)
         self._leading: _Leading | None = None
@@ -140,9 +144,13 @@ class PaperVenue:
             self._led()
         request = _Request(work, window, identities, asyncio.get_running_loop().create_future())
         self._requests += 1
-        self._queue.put_nowait(request)
+        self._enqueue(request)
         result: T = await request.answer
         return result
+
+    def _enqueue(self, item: _Request | _Ticks) -> None:
+        self._queue.append(item)
+        self._wake.set()
 
     def _led(self) -> _Leading:
         if self._leading is None or not self._ready:
@@ -170,14 +178,14 @@ class PaperVenue:
             self._leading = None
             self._refuse_queued()
             self.users.close()
+            for connection in list(self.connections):
+                connection.close()
 
     def _refuse_queued(self) -> None:
-        while not self._queue.empty():
-            item = self._queue.get_nowait()
-            if isinstance(item, _Request):
-                self._requests -= 1
-                if not item.answer.done():
-                    item.answer.set_exception(errors.busy("This process does not lead any more; ask again."))
+        requests = [item for item in self._queue if isinstance(item, _Request)]
+        self._queue.clear()
+        self._requests -= len(requests)
+        _refuse(requests, errors.busy("This process does not lead any more; ask again."))
 
     # --- the market ---------------------------------------------------------------------------------------------------------
 
@@ -194,13 +202,13 @@ class PaperVenue:
                     tail = self._bus.tail(TICKS, start=await self._start_of(position, led))
                 entries = await tail.read(count=READ_BATCHES, block_ms=500 if self._ready else 1)
             except bus.TRANSIENT as error:
-                self._ready = True
+                self._ready, tail = True, None
                 log.warning("no market: the bus is away", extra={"error": str(error)})
                 await context.sleep(0.5)
                 continue
             for entry in entries:
                 await self._room.acquire()
-                self._queue.put_nowait(_Ticks(entry.id, _decode(entry)))
+                self._enqueue(_Ticks(entry.id, _decode(entry)))
                 position = entry.id.decode()
             if not entries and not self._ready:
                 await self._caught_up(context, position, led)
@@ -217,12 +225,12 @@ class PaperVenue:
             newest: Any = await self._bus.redis.xrevrange(TICKS, count=FIRST_LOOK)
             return str(newest[-1][0].decode()) if len(newest) == FIRST_LOOK else "0-0"
         oldest: Any = await self._bus.redis.xrange(TICKS, count=1)
-        if oldest and _place(oldest[0][0]) > _place(position.encode()):
+        if not oldest or _place(oldest[0][0]) > _place(position.encode()):
             led.gaps += 1
             metrics.GAPS.inc()
             log.error(
                 "ticks were trimmed from the stream before they were matched; orders may have missed fills",
-                extra={"position": position, "oldest": oldest[0][0].decode()},
+                extra={"position": position, "oldest": oldest[0][0].decode() if oldest else None},
             )
         return position
 
@@ -233,30 +241,30 @@ class PaperVenue:
         assert led is not None, "set by run"
         while not context.stopping:
             context.beat()
-            group = await self._next_group(led)
-            context.lease.assert_held()
-            await self._process(context, led, group)
+            await self._wait(led)
+            await self._process(context, led)
         await self._commit(context, led, force=True)
 
-    async def _next_group(self, led: _Leading) -> list[_Request | _Ticks]:
-        group: list[_Request | _Ticks] = []
-        if self._queue.empty():
-            timer = led.exchange.next_timer_ms()
-            wait_s = 0.5 if timer is None else min(0.5, max(0.0, timer / 1_000 - time.time()))
-            try:
-                group.append(await asyncio.wait_for(self._queue.get(), wait_s))
-            except TimeoutError:
-                return []
-        while len(group) < GROUP and not self._queue.empty():
-            group.append(self._queue.get_nowait())
-        return group
+    async def _wait(self, led: _Leading) -> None:
+        """Until there is something to do, or may be."""
+        if self._queue:
+            return
+        self._wake.clear()
+        timer = led.exchange.next_timer_ms()
+        wait_s = 0.5 if timer is None else min(0.5, max(0.0, timer / 1_000 - time.time()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), wait_s)
 
-    async def _process(self, context: LoopContext, led: _Leading, group: list[_Request | _Ticks]) -> None:
+    async def _process(self, context: LoopContext, led: _Leading) -> None:
+        group = [self._queue.popleft() for _ in range(min(GROUP, len(self._queue)))]
         requests = [item for item in group if isinstance(item, _Request)]
         answers: list[tuple[asyncio.Future[Any], Any, VenueError | None]] = []
+        failure = errors.busy()
         try:
+            context.lease.assert_held()
             identities = [identity for request in requests for identity in request.identities]
             led.exchange.begin(await self.store.known(identities))
+            failure = errors.unknown_outcome()
             now_ms = time.time_ns() // 1_000_000
             for item in group:
                 if isinstance(item, _Ticks):
@@ -267,9 +275,7 @@ class PaperVenue:
                 log.warning("dead-man timer fired", extra={"account": timer.account, "symbol": timer.symbol})
             await self._commit(context, led)
         except BaseException:
-            for request in requests:
-                if not request.answer.done():
-                    request.answer.set_exception(errors.unknown_outcome())
+            _refuse(requests, failure)
             raise
         finally:
             self._requests -= len(requests)
@@ -317,6 +323,12 @@ class PaperVenue:
         metrics.TRADES.inc(len(changes.trades))
         for account, event in changes.events:
             self.users.publish(account, event)
+
+
+def _refuse(requests: Iterable[_Request], error: VenueError) -> None:
+    for request in requests:
+        if not request.answer.done():
+            request.answer.set_exception(error)
 
 
 def _place(entry_id: bytes) -> tuple[int, int]:

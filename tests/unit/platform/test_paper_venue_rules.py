@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from trading_platform import venue_keys
 from trading_platform.instruments import Instrument
 from trading_platform.paper_venue import filters, shapes, signing
 from trading_platform.paper_venue.errors import VenueError
 from trading_platform.paper_venue.faults import Document, Faults, Rule
+from trading_platform.paper_venue.keys_command import keys
 from trading_platform.paper_venue.limits import BAN_AFTER, FIRST_BAN_MS, Limits
 from trading_platform.paper_venue.parameters import Parameters, split
 from trading_platform.paper_venue.signing import Keys, Window
@@ -256,3 +259,37 @@ def test_rules_that_make_no_sense_are_refused() -> None:
 )
 def test_numbers_have_eight_decimals_and_lose_none(value: str, text: str) -> None:
     assert shapes.number(Decimal(value)) == text
+
+
+# --- the operator's command -----------------------------------------------------------------------------------------------
+
+CONFIGURATION = """
+environment: lab
+host: node1
+database: {host: 127.0.0.1}
+mongodb: {hosts: ["127.0.0.1:1"]}
+redis: {hosts: ["127.0.0.1:1"]}
+services: {paper-venue: {port: 8020}}
+"""
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "platform.yaml").write_text(CONFIGURATION)
+    monkeypatch.setenv("TRADING_CONFIG", str(tmp_path / "platform.yaml"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    return tmp_path
+
+
+def test_an_operator_with_the_credential_is_shown_an_accounts_keys(operator: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (operator / "paper-venue-secret").write_text("the master")
+    assert keys(["--account", "paper"]) == 0
+    expected = venue_keys.paper("paper", "the master")
+    assert capsys.readouterr().out == f"key: {expected.key}\nsecret: {expected.secret}\n"
+
+
+def test_without_credential_or_account_the_command_says_what_lacks(operator: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys(["--account", "paper"]) == 78
+    assert "paper-venue-secret" in capsys.readouterr().err
+    assert keys(["--account", "nobody"]) == 78
+    assert "there are: paper" in capsys.readouterr().err
