@@ -50,6 +50,12 @@ async def test_tightening_never_loosens_and_repeating_it_changes_nothing(states:
     assert len(await _audit(db)) == 1
 
 
+async def test_what_is_wished_for_with_a_looser_state_is_added_to_the_stricter_one(states: TradingStates) -> None:
+    await states.tighten("*", "paused", "lunch", "user:bob")
+    added = await states.tighten("*", "reducing", "safe mode", "user:bob", Wishes(safe_mode=True))
+    assert (added.state, added.changed, (await states.rows())[0].safe_mode) == ("paused", True, True)
+
+
 async def test_the_stricter_of_the_platforms_and_the_accounts_row_counts(states: TradingStates) -> None:
     await states.tighten("paper", "reducing", "a loss", "risk")
     assert (await states.effective("paper"), await states.effective("other")) == ("reducing", "running")

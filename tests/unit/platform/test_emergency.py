@@ -158,6 +158,18 @@ async def test_a_venue_that_does_not_answer_is_asked_again_and_never_taken_for_e
     assert report.unseen == ["paper: what is open at the venue (ConnectionError: no answer)"]
 
 
+async def test_a_venue_that_was_empty_and_then_fell_silent_is_not_known_to_be_empty() -> None:
+    venue = Venue()
+    means = Means({"paper": venue}, unacknowledged=10)
+    stopping = asyncio.create_task(stop(means, deadline_s=0.4))
+    while venue.looks == 0:
+        await asyncio.sleep(0)
+    venue.silent = 10**9
+    report = await stopping
+    assert report.acknowledged
+    assert (report.complete, report.unseen) == (False, ["paper: what is open at the venue (ConnectionError: no answer)"])
+
+
 async def test_one_account_that_cannot_be_cleared_does_not_keep_the_others() -> None:
     other = Venue([B])
     report = await stop(Means({"paper": Venue(silent=10**9), "other": other}), deadline_s=0.3)
