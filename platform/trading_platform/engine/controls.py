@@ -30,13 +30,13 @@ _LIMITS = f"SELECT {', '.join(field.name for field in fields(Limits))} FROM risk
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The stricter of the platform's and the account's row counts. `version` is the newest of both; `flatten` the version of a wish
-    to close everything."""
+    """The stricter of the platform's and the account's row counts. `version` is the newest of both; `flatten`: whoever leads closes
+    what is held."""
 
     state: State
     version: int
     safe_mode: bool
-    flatten: int | None
+    flatten: bool
 
 
 class Controls:
@@ -78,7 +78,7 @@ class Controls:
             state=trading_state.effective(row[0] for row in states),
             version=max((row[1] for row in states), default=0),
             safe_mode=any(row[2] for row in states),
-            flatten=max((row[1] for row in states if row[3]), default=None),
+            flatten=any(row[3] for row in states),
         )
 
     @property

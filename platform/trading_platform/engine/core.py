@@ -202,6 +202,7 @@ class AccountCore:
         self._memory_due: dict[str, datetime] = {}
         self._wakeups: dict[str, datetime] = {}
         self._driving: set[str] = set()
+        self._recovering = False
         self._timers: list[tuple[datetime, int, str, str]] = []
         self._number = count()
         self._alerted: set[tuple[str, str]] = set()
@@ -260,6 +261,7 @@ class AccountCore:
 
         What may have been on its way to the venue is unsettled: asked for at once, and not given up before it is certain.
         """
+        self._recovering = True
         self._positions = dict(held)
         for order in sorted(orders, key=lambda order: not order.intent.is_held):  # parents first: children draw on what they reserved
             if not order.is_open:
@@ -281,7 +283,8 @@ class AccountCore:
             self._children[order.intent.parent_id][order.id] = order
 
     def resume(self, now: datetime) -> Batch:
-        """After recovery: held orders go on from where everything stands."""
+        """After recovery: held orders go on from where everything stands. Until then they place nothing."""
+        self._recovering = False
         batch = Batch()
         for order in list(self._open.values()):
             if order.intent.is_held:
@@ -350,6 +353,13 @@ class AccountCore:
         batch = self.cancel_all(actor, now, symbol)
         self._flattening.append((origin, actor, symbol))
         return self._finish(batch, now)
+
+    def closing_ids(self, origin: str) -> list[str]:
+        """The ids that flatten gives its orders."""
+        return [client_order_id(self.account_id, self._closing(origin, key)) for key in sorted(self._positions)]
+
+    def _closing(self, origin: str, key: tuple[int, PositionSide]) -> str:
+        return f"flatten:{origin}:{self._catalogue.id(key[0]).symbol}:{key[1]}"
 
     # --- what the venue says ------------------------------------------------------------------------------------------
 
@@ -763,7 +773,7 @@ class AccountCore:
         if quantity < instrument.min_quantity:
             return  # dust no order can be made of
         request = OrderRequest(
-            origin=f"flatten:{origin}:{instrument.symbol}:{key[1]}",
+            origin=self._closing(origin, key),
             symbol=instrument.symbol,
             side="sell" if held > 0 else "buy",
             type="market",
@@ -780,7 +790,7 @@ class AccountCore:
 
     def _drive(self, batch: Batch, parent_id: str, now: datetime) -> None:
         """Ask what is to be done for a held order, and do it, until nothing is."""
-        if parent_id in self._driving:
+        if self._recovering or parent_id in self._driving:
             return  # what is being done for it changed a child: it is asked again when that is through
         self._driving.add(parent_id)
         try:

@@ -52,8 +52,9 @@ class AccountEngine:
         self._venue = self._venues(self.account, catalogue)
         try:
             await self._open(self._venue)
+            in_flight = 0
             while not context.stopping:
-                await self._lead(context, self._venue, catalogue)
+                in_flight = await self._lead(context, self._venue, catalogue, in_flight)
         finally:
             venue, self._venue = self._venue, None
             await venue.close()
@@ -64,9 +65,10 @@ class AccountEngine:
         except VenueUnknown as error:
             raise ConnectionError(f"venue {venue.name} does not answer: {error}") from error
 
-    async def _lead(self, context: LoopContext, venue: Venue, catalogue: Catalogue) -> None:
-        """One session. A halt the database knew of first ends it without giving the lease away: nothing of it was written."""
-        session = Session(self.account, self._settings, self._db, self._bus, context.lease, venue, catalogue)
+    async def _lead(self, context: LoopContext, venue: Venue, catalogue: Catalogue, in_flight: int) -> int:
+        """One session; how many of its submits may still reach the venue. A halt the database knew of first ends it without giving the
+        lease away: nothing of it was written."""
+        session = Session(self.account, self._settings, self._db, self._bus, context.lease, venue, catalogue, in_flight)
         self._session = session
         try:
             await session.run(context)
@@ -74,6 +76,7 @@ class AccountEngine:
             log.warning("a halt came first; starting again under it", extra={"account": self.account.id, "error": str(halt)})
         finally:
             self._session = None
+        return session.in_flight
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ QUOTES_EVERY_S = 0.05
 TIME_EVERY_S = 0.02
 SENDING_AT_ONCE = 64
 ASKING_AT_ONCE = 8
-PAGE = 500
+FLATTEN_EVERY_S = 5.0
 
 
 class NotLeading(Exception):
@@ -72,7 +72,9 @@ class Session:
         lease: Lease,
         venue: Venue,
         catalogue: Catalogue,
+        in_flight: int = 0,
     ) -> None:
+        """`in_flight`: submits of a session before this one, under the same lease, that may still reach the venue."""
         self.account = account
         self.lease = lease
         self.venue = venue
@@ -100,14 +102,15 @@ class Session:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sending = asyncio.Semaphore(SENDING_AT_ONCE)
         self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
-        self._flights: dict[str, _Flight] = {}
+        certain = time.monotonic() + venue.recv_window_s + 1
+        self._flights = {f"before:{number}": _Flight(certain) for number in range(in_flight)}
         self._answered: dict[str, asyncio.Future[None]] = {}
         self._ended: dict[str, list[asyncio.Future[None]]] = {}
         self._lookups: dict[str, asyncio.Future[Order | None]] = {}
         self._symbols: set[str] = set()
         self._acknowledged: tuple[int, int] | None = None
         self._obeyed = 0
-        self._flattened: set[int] = set()
+        self._flatten_due = 0.0
         self._alarms: set[tuple[str, str]] = set()
         self._latch = settings.engine.halt_latch
 
@@ -231,6 +234,7 @@ class Session:
 
     async def flatten(self, origin: str, actor: str, symbol: str | None) -> None:
         """Cancel everything and close what is held; durable wishes only: how far it came is seen in orders and positions."""
+        await self._remember(*self.core.closing_ids(origin))
         await self.durable(self.core.flatten(origin, actor, now(), symbol))
 
     async def durable(self, batch: Batch) -> None:
@@ -432,9 +436,10 @@ class Session:
         if control.state != self.core.state:
             log.warning("state of trading", extra={"account": self.account.id, "before": self.core.state, "state": control.state})
             self.apply(self.core.on_state(control.state, now()))
-        if control.flatten is not None and control.flatten not in self._flattened and self.recovered:
-            self._flattened.add(control.flatten)
-            self.apply(self.core.flatten(f"state:{control.flatten}", f"state:{control.state}", now()))
+        if control.flatten and self.recovered and any(self.core.positions.values()) and time.monotonic() >= self._flatten_due:
+            # Until nothing is held: a closing order may be refused, or filled in part. Each try has orders of its own.
+            self._flatten_due = time.monotonic() + FLATTEN_EVERY_S
+            self.apply(self.core.flatten(f"state:{time.time_ns()}", f"state:{control.state}", now()))
         metrics.OPEN_ORDERS.labels(self.account.id).set(len(self.core.open_orders))
         metrics.UNKNOWN_ORDERS.labels(self.account.id).set(self.core.unsettled)
         if (self._obeyed, self.in_flight) != self._acknowledged:

@@ -104,6 +104,7 @@ class Desk:
         self.core = AccountCore("paper", "paper", Catalogue([BTC]), self.judge, **self.options)
         self.core.restore([order for order in orders if order.is_open], trades, {}, now)
         self.core.on_state("running", now)
+        self(self.core.resume(now))
 
 
 def theirs(what: Intent | str, status: VenueStatus, filled: str = "0", trades: tuple[VenueTrade, ...] = ()) -> VenueOrder:
