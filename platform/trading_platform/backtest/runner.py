@@ -140,9 +140,9 @@ class Backtest:
         """The next moment at which something has to be done, seen from before the tick at `tick_ns`."""
         timer, prices = self._core.next_time(), None
         if self._held_orders:
-            prices = self._prices_seen_ns + self._setup.prices_every_ns
-            if not self._prices_moved:
-                prices = max(prices, tick_ns + 1)
+            # Once the instant of a price is over: between the two rows of a quote there is no price to look at.
+            instant_ns = self._now_ns if self._prices_moved else tick_ns
+            prices = max(self._prices_seen_ns + self._setup.prices_every_ns, instant_ns + 1)
         return min(
             (
                 due

@@ -14,7 +14,7 @@ from datetime import timedelta
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -24,14 +24,22 @@ from trading_platform.backtest.fingerprint import Fingerprint
 from trading_platform.backtest.result import Result
 from trading_platform.backtest.runner import Backtest, BacktestFailed, Setup
 from trading_platform.backtest.strategies import CancelRequest, DonchianStrategy, Script, Wish
-from trading_platform.backtest.venue import moment
-from trading_platform.batches import ASK, BID, SELL_AGGRESSOR, TRADE
-from trading_platform.config import AccountSettings, LimitSettings, StrategySettings
+from trading_platform.backtest.venue import Answered, CancelAnswered, Said, moment
+from trading_platform.batches import ASK, BID, SELL_AGGRESSOR, TRADE, TickBatch
+from trading_platform.config import AccountSettings, LimitSettings, PaperVenueSettings, StrategySettings
+from trading_platform.domain.matching import Top
 from trading_platform.domain.models import BasisPoints, ConstantLatency, Models, flat_fees
+from trading_platform.domain.orders import Fill, Intent, Order
 from trading_platform.domain.risk import Limits
 from trading_platform.engine.core import OrderRequest
+from trading_platform.engine.venues import VenueOrder, VenueRejected, VenueReport, VenueTrade
 from trading_platform.market.synthetic import SyntheticMarket, synthetic_instrument
 from trading_platform.market.ticks import Ticks
+from trading_platform.paper_venue.errors import VenueError
+from trading_platform.paper_venue.exchange import Exchange, State
+from trading_platform.paper_venue.filters import OrderRequest as PaperRequest
+from trading_platform.paper_venue.funds import Wallet
+from trading_platform.paper_venue.shapes import Order as PaperOrder
 
 D = Decimal
 SECOND = 1_000_000_000
@@ -62,6 +70,113 @@ def trade(second: float, price: str, size: str = "1", symbol: str = "BTCUSDT") -
     return [(second, symbol, TRADE | SELL_AGGRESSOR, price, size)]
 
 
+class Venue(Protocol):
+    """What a run asks of a venue: see SimulatedVenue."""
+
+    def submit(self, intent: Intent, now_ns: int) -> list[Said]: ...
+    def cancel(self, order: Order, now_ns: int) -> list[Said]: ...
+    def query(self, order_id: str) -> VenueOrder | None: ...
+    def on_ticks(self, batch: TickBatch, at: int, stop: int) -> list[Said]: ...
+    def up_to_first_touch(self, batch: TickBatch, at: int, stop: int) -> int: ...
+    def on_time(self, now_ns: int) -> list[Said]: ...
+    def next_due(self) -> int | None: ...
+    def top(self, instrument_id: int) -> Top: ...
+
+
+class OnPaper:
+    """The paper venue's exchange, asked as the adapter asks it."""
+
+    def __init__(self, settings: PaperVenueSettings, balances: dict[str, Decimal]) -> None:
+        wallet = Wallet()
+        for asset, amount in balances.items():
+            wallet.pay_in(asset, amount)
+        self._exchange = Exchange(CATALOGUE, settings, State({"paper": wallet}))
+        self.models = self._exchange.models
+        self._numbers: dict[str, int] = {}
+        self._orders: dict[int, PaperOrder] = {}
+
+    def submit(self, intent: Intent, now_ns: int) -> list[Said]:
+        kinds: dict[str, Any] = {"market": "MARKET", "limit": "LIMIT", "stop": "STOP_LOSS", "stop_limit": "STOP_LOSS_LIMIT"}
+        request = PaperRequest(
+            account="paper",
+            client_order_id=intent.client_order_id,
+            instrument=CATALOGUE.symbol(intent.symbol),
+            side="BUY" if intent.side == "buy" else "SELL",
+            type="LIMIT_MAKER" if intent.post_only else kinds[intent.type],
+            time_in_force="GTC" if intent.time_in_force in ("DAY", "GTD") else intent.time_in_force,  # type: ignore[arg-type]
+            quantity=intent.quantity,
+            quote_quantity=D(0),
+            price=intent.limit_price or D(0),
+            stop_price=intent.trigger_price or D(0),
+            iceberg_quantity=D(0),
+            response="FULL",
+        )
+        try:
+            order, _ = self._exchange.place(request, now_ns // 1_000_000)
+        except VenueError as refusal:
+            words = {"match and take": "POST_ONLY_WOULD_TAKE", "would trigger": "STOP_WOULD_TRIGGER", "insufficient": "INSUFFICIENT_FUNDS"}
+            code = next((code for word, code in words.items() if word in refusal.message), "VENUE_FILTER")
+            return [Answered(intent.client_order_id, VenueRejected(code, refusal.message))]
+        self._numbers[intent.client_order_id] = order.order_id
+        return [Answered(intent.client_order_id, replace(self._told(order, D(0)), status="NEW")), *self._said()]
+
+    def cancel(self, order: Order, now_ns: int) -> list[Said]:
+        theirs = self._exchange.find_open("paper", CATALOGUE.symbol(order.intent.symbol), self._numbers.get(order.id, -1), None)
+        if theirs is None:
+            return [CancelAnswered(order.id, VenueRejected("ORDER_NOT_OPEN", "Unknown order sent."))]
+        self._exchange.cancel(theirs, now_ns // 1_000_000, "cancel")
+        return [CancelAnswered(order.id, self._told(theirs, theirs.executed)), *self._said()]
+
+    def query(self, order_id: str) -> VenueOrder | None:
+        theirs = self._orders.get(self._numbers.get(order_id, -1))
+        return None if theirs is None else self._told(theirs, theirs.executed)
+
+    def on_ticks(self, batch: TickBatch, at: int, stop: int) -> list[Said]:
+        columns = (getattr(batch, name)[at:stop] for name in ("instrument", "ts_event", "ts_recv", "price", "size", "flags"))
+        self._exchange.on_ticks(TickBatch(*columns), int(batch.ts_recv[stop - 1]) // 1_000_000)
+        return self._said()
+
+    def up_to_first_touch(self, batch: TickBatch, at: int, stop: int) -> int:
+        return at + 1
+
+    def on_time(self, now_ns: int) -> list[Said]:
+        return []
+
+    def next_due(self) -> int | None:
+        return None
+
+    def top(self, instrument_id: int) -> Top:
+        return self._exchange.book(CATALOGUE.id(instrument_id)).top()
+
+    def _said(self) -> list[Said]:
+        """What has changed since the last time, as the user stream tells it."""
+        changes = self._exchange.take_changes()
+        self._orders |= changes.orders
+        said: list[Said] = []
+        told = {
+            number: order.executed - sum(t.quantity for t in changes.trades if t.order_id == number)
+            for number, order in changes.orders.items()
+        }
+        for trade in changes.trades:
+            order = self._orders[trade.order_id]
+            told[trade.order_id] += trade.quantity
+            fill = Fill(
+                f"{order.instrument.symbol}:{trade.trade_id}", trade.quantity, trade.price, trade.fee, trade.fee_asset,
+                "maker" if trade.maker else "taker", moment(trade.executed_ms * 1_000_000), trade.ts_event_ns,
+            )  # fmt: skip
+            now = replace(
+                self._told(order, told[trade.order_id]), status="FILLED" if told[trade.order_id] == order.quantity else "PARTIALLY_FILLED"
+            )
+            said.append(VenueReport(now, VenueTrade(order.instrument.symbol, order.client_order_id, fill)))
+        said += [VenueReport(self._told(order, order.executed)) for order in changes.orders.values() if order.status == "EXPIRED"]
+        return said
+
+    @staticmethod
+    def _told(order: PaperOrder, filled: Decimal) -> VenueOrder:
+        status: Any = order.status
+        return VenueOrder(order.instrument.symbol, order.client_order_id, str(order.order_id), status, filled)
+
+
 def limits(**changes: Any) -> Limits:
     generous = {"max_order_notional": D(1_000_000), "max_position_notional": D(1_000_000), "max_total_exposure": D(1_000_000)}
     return replace(command.limits_of(LimitSettings()), **generous, **changes)
@@ -83,9 +198,12 @@ def order(origin: str, side: Any, quantity: str, limit: str | None = None, **opt
     return OrderRequest(origin, options.pop("symbol", "BTCUSDT"), side, kind, D(quantity), None if limit is None else D(limit), **options)
 
 
-def play(rows: Sequence[Row], wishes: Sequence[tuple[float, Wish]], **changes: Any) -> Result:
-    script = Script([(START + round(second * SECOND), wish) for second, wish in wishes])
-    return Backtest(setup(**changes), script).run([ticks(rows)])
+def play(rows: Sequence[Row], wishes: Sequence[tuple[float, Wish]], *, on: Venue | None = None, **changes: Any) -> Result:
+    """A script over these ticks; `on` another venue than the backtest's own."""
+    run = Backtest(setup(**changes), Script([(START + round(second * SECOND), wish) for second, wish in wishes]))
+    if on is not None:
+        run._venue = on  # type: ignore[assignment]
+    return run.run([ticks(rows)])
 
 
 def fills(result: Result) -> list[tuple[float, str, str, str, str, str]]:
@@ -336,7 +454,7 @@ def drawn(seed: str, count: int) -> list[int]:
     return [int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:2], "big") for number in range(count)]
 
 
-def everything() -> Result:
+def everything(models: Models, on: Venue | None = None) -> Result:
     """Orders of every kind in a market that walks by whole cents: 600 quotes, a trade with every third."""
     rows: list[Row] = []
     price = 4_000_000
@@ -368,21 +486,31 @@ def everything() -> Result:
         wishes.append((second + 0.25, order(str(count), side, str(D(10 + number % 30).scaleb(-3)), symbol="BTCUSD-PERP", **options)))
         if count % 4 == 3:
             wishes.append((second + 5.5, CancelRequest(str(count - 1))))
-    models = Models(fees=flat_fees(D(1), D(5)), slippage=BasisPoints(D(3)), latency=ConstantLatency(120_000_000), depth=D(4))
     account = AccountSettings(id="paper", currency="USD", opening_balances={"USD": D(100_000)})
     bounds = limits(max_reject_share=None, max_orders_per_minute=1_000)
-    return play(rows, wishes, symbols=("BTCUSD-PERP",), models=models, account=account, limits=bounds)
+    return play(rows, wishes, on=on, symbols=("BTCUSD-PERP",), models=models, account=account, limits=bounds)
 
 
 def test_a_run_drifts_from_its_golden_fingerprint_only_on_purpose() -> None:
     """A change of rules changes these; then say in the commit why, and put in what the run has now."""
-    result = everything()
+    models = Models(fees=flat_fees(D(1), D(5)), slippage=BasisPoints(D(3)), latency=ConstantLatency(120_000_000), depth=D(4))
+    result = everything(models)
     assert {refusal.reason.split(":")[0] for refusal in result.refused} == {"NotOpen"}
     assert {each.intent.type for each in result.orders} == {
         "market", "limit", "stop", "stop_limit", "bracket", "trailing_stop", "iceberg", "twap",
     }  # fmt: skip
     assert (len(result.fills), result.fills_hash) == GOLDEN_FILLS
     assert (result.events, result.event_log_hash) == GOLDEN_EVENTS
+
+
+def test_the_same_orders_in_the_same_market_go_the_same_way_on_the_paper_venue() -> None:
+    """The engine's core on the paper venue's own exchange (its books, holds and funds; not its HTTP) and in the backtest."""
+    venue = OnPaper(PaperVenueSettings(maker_fee_bps=D(1), taker_fee_bps=D(5), slippage_bps=D(3)), {"USD": D(100_000)})
+    on_paper, in_backtest = everything(venue.models, on=venue), everything(venue.models)
+    assert len(in_backtest.fills) > 50
+    assert fills(on_paper) == fills(in_backtest)
+    assert on_paper.fills_hash == in_backtest.fills_hash
+    assert on_paper.event_log_hash == in_backtest.event_log_hash
 
 
 def test_another_process_with_another_hash_seed_has_the_same_fingerprint(tmp_path: Path) -> None:
