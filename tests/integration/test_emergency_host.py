@@ -167,6 +167,19 @@ def test_without_a_configuration_the_latch_is_all_that_is_left(host: Host, monke
     assert "systemctl stop trading-engine" in said
 
 
+def test_without_the_databases_password_the_latch_is_all_that_is_left(host: Host) -> None:
+    host.write(database=host.settings.database.model_dump(mode="json") | {"tls_ca": "/etc/trading-tls/ca.pem"})
+    status, said = host.say("--reason", "a test", "--yes")
+    assert (status, host.latch.exists()) == (3, True)
+    assert "postgresql-app-password" in said
+
+
+def test_closing_what_one_account_holds_leaves_a_latch_of_before_alone(host: Host) -> None:
+    host.run("--reason", "the whole host")
+    host.run("--reason", "one account", "--account", "paper", "--flatten")
+    assert [laid.reason for laid in latch.read(host.latch) or []] == ["the whole host"]
+
+
 def test_of_one_account_only_that_is_stopped_and_no_latch_is_laid(host: Host, superuser: Superuser) -> None:
     status, _ = host.run("--reason", "a test", "--account", "paper")
     assert (status, host.latch.exists(), state(superuser)[0]) == (0, False, "running")

@@ -107,7 +107,12 @@ async def _stop(settings: Settings, asked: argparse.Namespace, actor: str, venue
     path = Path(settings.engine.halt_latch)
     # The latch stops every account of this host; for one account the database's halt is asked first.
     trouble = "" if asked.account else _lay(path, actor, asked.reason)
-    database = Database(settings, application="trading-emergency")
+    try:
+        database = Database(settings, application="trading-emergency")
+    except ConfigError as error:
+        trouble = _lay(path, actor, asked.reason) if asked.account else trouble
+        print(f"emergency_stop.sh: {error}\nemergency_stop.sh: {trouble or f'only the latch file {path} was laid'}", file=sys.stderr)
+        return CANNOT_TELL
     await database.open()
     means = PlatformMeans(
         settings, database, scope=asked.account or PLATFORM, reason=asked.reason.strip(), actor=actor, flatten=asked.flatten,
@@ -119,7 +124,7 @@ async def _stop(settings: Settings, asked: argparse.Namespace, actor: str, venue
         latch.clear(path)
 
     try:
-        held = let_the_engine_close if asked.flatten else None
+        held = let_the_engine_close if asked.flatten and not asked.account else None
         report = await stop(means, tuple(means.windows), flatten=asked.flatten, deadline_s=asked.deadline, held=held)
         if report.version is None and asked.account:
             trouble = _lay(path, actor, asked.reason) or f"the database did not take the halt: {path} now stops every account of this host"
