@@ -85,9 +85,11 @@ def multiply(left: Decimal, right: Decimal) -> Decimal:
 
 def add(*values: Decimal) -> Decimal:
     """Exact sum; Python's own `+` keeps 28 digits only."""
-    total = Decimal(0)
+    if not values:
+        return Decimal(0)
+    total, *others = values
     try:
-        for value in values:
+        for value in others:
             total = EXACT.add(total, value)
     except (InvalidOperation, Inexact):
         raise MoneyError(f"the sum of {values} cannot be represented exactly") from None
@@ -96,7 +98,10 @@ def add(*values: Decimal) -> Decimal:
 
 def subtract(left: Decimal, right: Decimal) -> Decimal:
     """Exact difference."""
-    return add(left, right.copy_negate())
+    try:
+        return EXACT.subtract(left, right)
+    except (InvalidOperation, Inexact):
+        raise MoneyError(f"{left} - {right} cannot be represented exactly") from None
 
 
 def notional(price: int, price_scale: int, size: int, size_scale: int) -> Decimal:

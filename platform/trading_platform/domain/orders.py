@@ -354,46 +354,54 @@ class Order:
         """The order after the event. Raises IllegalTransition or Overfill; the order itself never changes."""
         if event.type not in TRANSITIONS or not self.may(event.type):
             raise IllegalTransition(f"order {self.id}: {event.type} is illegal in status {self.status}")
-        moved = replace(self, order_seq=self.order_seq + 1, updated_at=event.at)
         if event.type is EventType.FILLED:
             assert event.fill is not None, "a fill event carries its fill"
-            return moved._filled(event.fill)
+            return self._filled(event.fill, event.at)
         if event.type is EventType.MOVED:
-            return replace(moved, memory=event.memory)
+            return replace(self, order_seq=self.order_seq + 1, updated_at=event.at, memory=event.memory)
         if event.type is EventType.FINISHED:
             assert event.outcome is not None, "a finished event says how"
-            moved = replace(
-                moved,
+            return replace(
+                self,
+                order_seq=self.order_seq + 1,
+                updated_at=event.at,
                 status=Status(event.outcome.status),
                 filled_quantity=event.outcome.filled_quantity,
                 filled_notional=event.outcome.filled_notional,
+                reason_code=event.code or self.reason_code,
+                reason=event.detail or self.reason,
             )
-            return replace(moved, reason_code=event.code or self.reason_code, reason=event.detail or self.reason)
         status = TRANSITIONS[event.type][1] or self._working_status()
         if event.type is EventType.ACCEPTED and self.status is Status.PENDING_CANCEL:
             status = Status.PENDING_CANCEL
         return replace(
-            moved,
+            self,
+            order_seq=self.order_seq + 1,
+            updated_at=event.at,
             status=status,
             venue_order_id=event.venue_order_id or self.venue_order_id,
             reason_code=event.code or self.reason_code,
             reason=event.detail or self.reason,
         )
 
-    def _filled(self, fill: Fill) -> Order:
+    def _filled(self, fill: Fill, at: datetime) -> Order:
         filled = money.add(self.filled_quantity, fill.quantity)
         if filled > self.intent.quantity:
             raise Overfill(f"order {self.id}: {filled} filled of {self.intent.quantity}")
-        after = replace(
+        if filled == self.intent.quantity:
+            status = Status.FILLED
+        else:
+            stays = self.status in (Status.PENDING_CANCEL, Status.CANCELED, Status.EXPIRED)
+            status = self.status if stays else Status.PARTIALLY_FILLED
+        return replace(
             self,
+            order_seq=self.order_seq + 1,
+            updated_at=at,
+            status=status,
             filled_quantity=filled,
             filled_notional=money.add(self.filled_notional, money.multiply(fill.quantity, fill.price)),
             fees=money.add(self.fees, fill.fee),
         )
-        if filled == self.intent.quantity:
-            return replace(after, status=Status.FILLED)
-        stays = (Status.PENDING_CANCEL, Status.CANCELED, Status.EXPIRED)
-        return after if self.status in stays else replace(after, status=Status.PARTIALLY_FILLED)
 
     def _working_status(self) -> Status:
         return Status.PARTIALLY_FILLED if self.filled_quantity > 0 else Status.NEW

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from trading_platform.domain.orders import EventType, Step
@@ -43,12 +45,16 @@ _OUTCOMES = {
 }
 
 
+# Looking a label up costs more than counting; there are few of them.
+_orders, _fills, _volume = cache(ORDERS.labels), cache(FILLS.labels), cache(VOLUME.labels)
+
+
 def observe(step: Step) -> None:
     """Count what happened to an order."""
     outcome = _OUTCOMES.get(step.event.type)
     intent, fill = step.order.intent, step.event.fill
     if outcome is not None:
-        ORDERS.labels(intent.account_id, outcome).inc()
+        _orders(intent.account_id, outcome).inc()
     elif fill is not None:
-        FILLS.labels(intent.account_id, intent.symbol, intent.side).inc()
-        VOLUME.labels(intent.account_id, intent.symbol).inc(float(fill.price * fill.quantity))
+        _fills(intent.account_id, intent.symbol, intent.side).inc()
+        _volume(intent.account_id, intent.symbol).inc(float(fill.price * fill.quantity))
