@@ -12,7 +12,7 @@ from trading_platform.engine.venues.limiter import Limiter, Limits, RateLimited,
 
 REQUESTS = st.lists(
     st.tuples(
-        st.floats(0, 20, allow_nan=False),  # seconds after the one before
+        st.one_of(st.floats(0, 0.2), st.floats(0, 20)),  # seconds after the one before
         st.sampled_from(Urgency),
         st.integers(1, 40),  # weight
         st.integers(0, 1),  # orders
@@ -49,6 +49,18 @@ def test_in_no_interval_more_is_sent_than_allowed_and_waiting_as_told_is_enough(
         assert sum(one[1] for one in sent.within(60, now)) <= weight
         assert sum(one[2] for one in sent.within(10, now)) <= orders
         limits.told({"X-MBX-USED-WEIGHT-1M": str(told)}, now)
+
+
+@pytest.mark.parametrize("step_ms", [7, 40, 151])
+def test_who_sends_as_fast_as_it_may_for_a_minute_never_sends_too_much(step_ms: int) -> None:
+    limits, sent = Limits(10_000, 50), Sent()
+    for moment in range(0, 60_000, step_ms):
+        now = moment / 1_000
+        if limits.wait(Urgency.NOW, 1, 1, now) == 0:
+            limits.take(1, 1, now)
+            sent.all.append((now, 1, 1, Urgency.NOW))
+            assert len(sent.within(10, now)) <= 50
+    assert len(sent.all) > 250, "what is allowed is used"
 
 
 @settings(max_examples=100, deadline=None)
@@ -138,21 +150,24 @@ async def test_who_cannot_go_in_time_is_told_at_once() -> None:
     assert asyncio.get_running_loop().time() - started < 1
 
 
-async def test_who_waits_behind_others_waits_no_longer_than_the_deadline_and_takes_nothing() -> None:
+async def test_who_waits_waits_no_longer_than_the_deadline_and_who_goes_away_takes_nothing() -> None:
     limits = Limits(1_000, 100)
     queue = limiter(limits)
     queue.refused(429, "0.1", orders_only=True)
     now = asyncio.get_running_loop().time()
-    first = asyncio.create_task(queue.acquire(Urgency.ORDER, weight=1, orders=1, deadline=now + 5))
+
+    async def go(until: float) -> None:
+        await queue.acquire(Urgency.ORDER, weight=1, orders=1, deadline=now + until)
+
+    impatient, gone, patient = asyncio.create_task(go(0.2)), asyncio.create_task(go(5)), asyncio.create_task(go(5))
     await asyncio.sleep(0)
-    queue.refused(429, "3", orders_only=True)
-    with pytest.raises(RateLimited):
-        await queue.acquire(Urgency.ORDER, weight=1, orders=1, deadline=now + 0.3)
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    queue._admit()
-    assert limits.usage(now)[1].used == 0, "who went away took nothing"
-    queue.close()
+    queue.refused(429, "0.5", orders_only=True)
+    gone.cancel()
+    with pytest.raises(RateLimited, match=r"no room for 0\.2 s"):
+        await impatient
+    await patient
+    assert gone.cancelled()
+    assert limits.usage(asyncio.get_running_loop().time())[1].used == 1
 
 
 @pytest.mark.parametrize(("said", "pause"), [("7", 7.0), (None, 5.0), ("soon", 5.0), ("-1", 5.0), ("nan", 5.0)])

@@ -1,8 +1,8 @@
 """One account at Binance spot, or at the paper venue, which speaks the same: only URL and key differ.
 
-Requests are built, signed, sent and their errors sorted by ccxt; amounts are read from the venue's own text, never through a float.
-ccxt's unified orders are not used: they read what we need (fees by fill, the reason of an end) less exactly than it is told.
-Nor are ccxt.pro's streams: they merge events into bounded caches and do not say when the connection was lost.
+ccxt reads the markets, builds, signs and sends requests and sorts errors. Answers are read from the venue's own text: ccxt's unified
+orders and trades know less (fees by fill, whose id a cancel carries) and think in floats. ccxt.pro's streams are not used either:
+they merge events into bounded caches and do not say when the connection was lost.
 
 An answer decides what is known. A refusal is `VenueRejected` only where the venue cannot have taken the order; whatever else
 happens after a request may have left is `VenueUnknown`. Nothing is sent twice, but for what was certainly refused: too
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 LIVE_STREAM: Final = "wss://ws-api.binance.com:443/ws-api/v3"
 CLOCK_KEEPS_S: Final = 900.0
-NAMES_KEPT: Final = 100_000
+NAMES_KEPT: Final = 20_000
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 PAGE: Final = 1_000
@@ -97,11 +97,10 @@ _UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowE
 T = TypeVar("T")
 
 
-def of_account(settings: Settings, account: AccountSettings, *given: ApiKey | Catalogue) -> BinanceVenue:
-    """The account's venue, by the settings. `given`: the catalogue, and the key where the caller has it. Raises ConfigError."""
+def of_account(settings: Settings, account: AccountSettings, catalogue: Catalogue) -> BinanceVenue:
+    """The account's venue, by the settings. Raises ConfigError where its key is not delivered."""
     venue = settings.venues[account.venue]
-    catalogue = next(one for one in given if isinstance(one, Catalogue))
-    key = next((one for one in given if isinstance(one, ApiKey)), None) or venue_keys.of_account(settings, account)
+    key = venue_keys.of_account(settings, account)
     rest_url = venue.rest_url or (settings.url("paper-venue") if venue.paper else None)
     return BinanceVenue(account.venue, venue, key, catalogue, rest_url=rest_url, account_id=account.id)
 
@@ -467,7 +466,9 @@ class BinanceVenue:
         # A cancel's own id takes the place of the order's.
         name = str(event["C"] or event["c"]) if event["x"] in ("CANCELED", "REPLACED") else str(event["c"])
         reason = str(event.get("r") or "NONE")
-        order = VenueOrder(symbol, name, str(event["i"]), _status(event["X"]), _amount(event["z"]), None if reason == "NONE" else reason)
+        order = VenueOrder(
+            symbol, name, str(event["i"]), _status(event["X"]), money.parse(event["z"]), None if reason == "NONE" else reason
+        )
         self._remember(identity, order)
         if event["x"] != "TRADE":
             return VenueReport(order)
@@ -575,7 +576,7 @@ class BinanceVenue:
             ))
             for fill in row.get("fills") or ()
         )  # fmt: skip
-        order = VenueOrder(symbol, name, str(row["orderId"]), _status(row["status"]), _amount(row["executedQty"]), trades=trades)
+        order = VenueOrder(symbol, name, str(row["orderId"]), _status(row["status"]), money.parse(row["executedQty"]), trades=trades)
         self._remember(identity, order)
         return order
 
@@ -590,7 +591,7 @@ class BinanceVenue:
         self, symbol: str, *, number: Any, quantity: Any, price: Any, fee: Any, asset: Any, maker: Any, at_ms: Any
     ) -> Fill:  # fmt: skip
         at = int(at_ms)
-        paid = _amount(fee)
+        paid = money.parse(fee)
         if asset is None:
             if paid:
                 raise ValueError(f"a fee of {paid} without a currency")
@@ -599,8 +600,8 @@ class BinanceVenue:
             raise ValueError(f"maker is {maker!r}")
         return Fill(
             trade_id=f"{symbol}:{int(number)}",
-            quantity=_amount(quantity),
-            price=_amount(price),
+            quantity=money.parse(quantity),
+            price=money.parse(price),
             fee=paid,
             fee_currency=str(asset),
             liquidity="maker" if maker else "taker",
@@ -656,15 +657,15 @@ def disagreement(instrument: Instrument, market: Mapping[str, Any]) -> str | Non
     price, lot = filters["PRICE_FILTER"], filters["LOT_SIZE"]
     notional = filters.get("NOTIONAL") or filters.get("MIN_NOTIONAL")
     found = []
-    if not _divides(tick := _amount(price["tickSize"]), instrument.tick_size):
+    if not _divides(tick := money.parse(price["tickSize"]), instrument.tick_size):
         found.append(f"tick {instrument.tick_size}, the venue's {tick}")
-    if not _divides(step := _amount(lot["stepSize"]), instrument.lot_size):
+    if not _divides(step := money.parse(lot["stepSize"]), instrument.lot_size):
         found.append(f"lot {instrument.lot_size}, the venue's {step}")
-    if (least := _amount(lot["minQty"])) > instrument.min_quantity:
+    if (least := money.parse(lot["minQty"])) > instrument.min_quantity:
         found.append(f"smallest quantity {instrument.min_quantity}, the venue's {least}")
-    if (most := _amount(lot["maxQty"])) < instrument.max_quantity:
+    if (most := money.parse(lot["maxQty"])) < instrument.max_quantity:
         found.append(f"largest quantity {instrument.max_quantity}, the venue's {most}")
-    if notional is not None and (worth := _amount(notional["minNotional"])) > instrument.min_notional:
+    if notional is not None and (worth := money.parse(notional["minNotional"])) > instrument.min_notional:
         found.append(f"smallest notional {instrument.min_notional}, the venue's {worth}")
     return "; ".join(found) or None
 
@@ -718,13 +719,6 @@ def _event(message: Any) -> dict[str, Any]:
     """A stream's event, out of the envelope the WebSocket API puts it in; an answer to a request is none."""
     document = _document(message)
     return _document(document["event"]) if "event" in document else document
-
-
-def _amount(value: Any) -> Decimal:
-    """An amount as the venue wrote it; a JSON number was a float already and is refused."""
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not text")
-    return money.parse(value)
 
 
 def _status(value: Any) -> VenueStatus:

@@ -37,7 +37,8 @@ _KEPT: Final = {
     "weight": {Urgency.NOW: 0.0, Urgency.QUERY: 0.10, Urgency.ORDER: 0.25},
     "orders": {Urgency.NOW: 0.0, Urgency.QUERY: 0.0, Urgency.ORDER: 0.10},
 }
-# Requests get closer to each other on their way: a window is watched for a little longer than it lasts.
+# Requests get closer to each other on their way, and those of one grain are remembered as one: a window is watched for longer
+# than it lasts.
 _STRETCH: Final = 1.02
 _GRAINS: Final = 200
 _TYPES: Final = {"REQUEST_WEIGHT": "weight", "ORDERS": "orders"}
@@ -68,11 +69,10 @@ class _Window:
     def take(self, amount: int, now: float) -> None:
         self.forget(now)
         self.used += amount
-        if self.taken and now - self.taken[-1][2] < self.lasts / _GRAINS:
-            last = self.taken[-1]
-            last[0], last[1] = now, last[1] + amount
+        if self.taken and now - self.taken[-1][0] < self.interval_s / _GRAINS:
+            self.taken[-1][1] += amount
         else:
-            self.taken.append([now, amount, now])
+            self.taken.append([now, amount])
 
     def wait(self, amount: int, kept: float, now: float) -> float:
         self.forget(now)
@@ -84,7 +84,7 @@ class _Window:
         excess = self.used + amount - room
         if excess <= 0:
             return 0.0
-        for at, part, _ in self.taken:
+        for at, part in self.taken:
             excess -= int(part)
             if excess <= 0:
                 return at + self.lasts - now
@@ -197,8 +197,6 @@ class Limiter:
                 await waiting.turn
         except TimeoutError:
             raise RateLimited(f"the venue's limits left no room for {deadline - now:.1f} s") from None
-        finally:
-            waiting.turn.cancel()
 
     def refused(self, status: int, retry_after: str | None, *, orders_only: bool) -> None:
         """429 or 418: nothing was accepted, and for a while nothing more is sent. Not everybody comes back in the same moment."""
