@@ -231,6 +231,43 @@ async def test_losses_in_a_row_count_from_the_last_change_of_state(
     assert found.consecutive_losses == 0, "counted anew since the change"
 
 
+def end_at_venue(superuser: psycopg.Connection[Any], name: str, kind: str, status: str) -> None:
+    """An order that was sent and came to its end."""
+    superuser.execute("INSERT INTO leases VALUES ('test', 'me', 1, now(), now(), now() + interval '1 hour') ON CONFLICT DO NOTHING")
+    superuser.execute(
+        "INSERT INTO order_events (client_order_id, order_seq, account_id, type, from_status, to_status, actor, correlation_id, lease,"
+        " fencing_token, occurred_at) VALUES (%s, 3, 'paper', %s, 'PENDING_NEW', %s, 'venue:paper', 'x', 'test', 1, clock_timestamp())",
+        (name, kind, status),
+    )
+
+
+async def test_a_venue_that_refuses_half_of_the_last_orders_trips_the_breaker(
+    watched: Platform, db: Database, superuser: psycopg.Connection[Any]
+) -> None:
+    await known(db)
+    for number in range(5):
+        end_at_venue(superuser, f"good{number}", "filled", "FILLED")
+    for number in range(4):
+        end_at_venue(superuser, f"bad{number}", "rejected", "REJECTED")
+    for number in range(9):
+        superuser.execute(
+            "INSERT INTO order_events (client_order_id, order_seq, account_id, type, from_status, to_status, actor, correlation_id, lease,"
+            " fencing_token, occurred_at) VALUES (%s, 2, 'paper', 'denied', 'INITIALIZED', 'REJECTED', 'engine', 'x', 'test', 1, now())",
+            (f"denied{number}",),
+        )
+    await published_again(db)
+    assert await state(db) is None, "too few have come to an end; what we denied ourselves does not count"
+    end_at_venue(superuser, "bad4", "rejected", "REJECTED")
+
+    async def reducing() -> bool:
+        return await state(db) == "reducing"
+
+    await eventually(reducing, what="the breaker")
+    await published_again(db)
+    row = await db.fetch_tuples("SELECT reject_share, breached FROM risk_figures WHERE account_id = 'paper'")
+    assert row == [(D(0), [])], "counted anew since the change"
+
+
 async def test_a_position_without_a_price_is_unknown_not_worthless(
     platform: Platform, db: Database, superuser: psycopg.Connection[Any]
 ) -> None:

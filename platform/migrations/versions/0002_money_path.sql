@@ -166,6 +166,9 @@ CREATE TABLE risk_figures (
     lease              text NOT NULL,
     fencing_token      bigint NOT NULL
 );
+-- Protective orders that were filled: how often stops are hit.
+CREATE INDEX orders_exits ON orders (account_id, updated_at) WHERE role IN ('take_profit', 'stop_loss') AND status = 'FILLED';
+
 CREATE TRIGGER risk_figures_made_fenced AFTER INSERT ON risk_figures
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION refuse_fenced();
 CREATE TRIGGER risk_figures_fenced AFTER UPDATE ON risk_figures

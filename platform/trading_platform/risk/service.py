@@ -320,7 +320,6 @@ class Risk:
         if limits is None:
             return [], []
         found = list(measures(limits, standing, by_position=account_id != PLATFORM))
-        metrics.show_usage(account_id, found)
         self._warn(account_id, found)
         crossed = [each for each in found if each.limit in BREAKERS and each.used is not None and each.broken]
         # What cannot be judged now stays crossed: it is no new crossing when it is known again.
@@ -367,6 +366,9 @@ class Risk:
             now = self._clock()
             for row in (await self._store.figure_rows()).values():
                 metrics.show(row, (now - row.computed_at).total_seconds())
+            for account_id in (*(account.id for account in self._settings.accounts), PLATFORM):
+                if (found := await self.usage(account_id)) is not None:
+                    metrics.show_usage(account_id, found[1])
             for account in self._settings.accounts:
                 metrics.show_stops(account.id, *await self._store.stops_hit(account.id, now - STOPS_WITHIN))
             await context.sleep(SHOW_EVERY_S)
