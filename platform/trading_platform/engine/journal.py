@@ -28,6 +28,9 @@ from trading_platform.service import LoopContext
 _encode = msgspec.json.Encoder(decimal_format="string").encode
 
 
+SMALL = 50  # events: a commit of so few is not worth dividing
+
+
 class CommitFailed(ConnectionError):
     """The database did not confirm; whether it wrote is for recovery to find out."""
 
@@ -51,6 +54,7 @@ class Journal:
         self._lease = lease
         self._limit = limit
         self._waiting: deque[_Entry] = deque()
+        self._steps = 0
         self._wake = asyncio.Event()
         self._newest: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -63,6 +67,7 @@ class Journal:
             written.set_exception(self._failure)
             return written
         self._waiting.append(_Entry(steps, written))
+        self._steps += len(steps)
         self._newest = written
         self._wake.set()
         return written
@@ -101,12 +106,16 @@ class Journal:
                 await self._wake.wait()
 
     def _gather(self) -> list[_Entry]:
+        """What goes into the next commit: not more than half of much, so that the database writes one half while the orders of the
+        other are carried on. All in one would have both wait for each other."""
         group: list[_Entry] = []
+        limit = min(self._limit, max(SMALL, self._steps // 2))
         steps = 0
-        while self._waiting and (not group or steps + len(self._waiting[0].steps) <= self._limit):
+        while self._waiting and (not group or steps + len(self._waiting[0].steps) <= limit):
             entry = self._waiting.popleft()
             steps += len(entry.steps)
             group.append(entry)
+        self._steps -= steps
         return group
 
     def _fail(self, group: list[_Entry], error: BaseException) -> None:
