@@ -237,6 +237,18 @@ async def test_a_request_from_the_future_is_refused(trading: Venue) -> None:
     assert (answer.json()["code"], "ahead" in answer.json()["msg"]) == (-1021, True)
 
 
+async def test_a_request_whose_turn_comes_after_its_window_is_refused(venue_settings: Settings, market: Market) -> None:
+    slow = venue_settings.paper_venue.model_copy(update={"latency_ms": 400})
+    async with serving(venue_settings.model_copy(update={"paper_venue": slow})) as venue:
+        await venue.leads()
+        await market.quote("BTCUSDT", "60000.00", "60001.00")
+        await venue.has_seen(bidPrice="60000")
+        late = await venue.place(recvWindow=200, newClientOrderId="late")
+        assert late.json()["code"] == -1021
+        assert (await order_of(venue, "late"))["code"] == -2013
+        assert (await venue.place(recvWindow=5000)).status_code == 200
+
+
 async def test_a_false_key_a_false_signature_and_no_signature_are_told_apart(trading: Venue) -> None:
     now = time.time_ns() // 1_000_000
     for headers, query, status, code in (
