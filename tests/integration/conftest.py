@@ -175,7 +175,7 @@ def settings_for(postgres: PostgresServer, redis_server: RedisServer, database: 
         "redis": {"hosts": [f"127.0.0.1:{redis_server.port}"]},
         "services": {
             name: {"port": free_port()}
-            for name in ("gateway", "market-data", "engine", "strategy", "risk", "portfolio", "health")
+            for name in ("gateway", "market-data", "engine", "strategy", "risk", "portfolio", "paper-venue", "health")
         },
         "leases": {"ttl_s": 2},
         "engine": {"halt_latch": str(postgres.directory / "no-such-directory" / "halt"), "reconcile_every_s": 1},
@@ -320,6 +320,7 @@ def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     private, public = key_pair()
     (directory / "jwt-private-key").write_text(private)
     (directory / "jwt-public-key").write_text(public)
+    (directory / "paper-venue-secret").write_text("a secret of these tests")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
     return directory
 

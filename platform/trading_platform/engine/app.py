@@ -16,7 +16,7 @@ from fastapi import Depends, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from trading_platform import money
+from trading_platform import money, venue_keys
 from trading_platform.answers import answer
 from trading_platform.auth import Authenticator, Identity
 from trading_platform.config import AccountSettings, Settings
@@ -26,7 +26,7 @@ from trading_platform.engine.outbox import OutboxPublisher
 from trading_platform.engine.service import AccountEngine, VenueFactory
 from trading_platform.engine.session import NotLeading
 from trading_platform.engine.store import OrderStore
-from trading_platform.engine.venues import Venue
+from trading_platform.engine.venues import Venue, VenueRejected, VenueUnknown
 from trading_platform.instruments import Catalogue, InvalidOrder, UnknownInstrument
 from trading_platform.messages import Side
 from trading_platform.problems import Problem
@@ -99,7 +99,9 @@ T = TypeVar("T")
 
 
 def binance_venues(settings: Settings) -> VenueFactory:
-    """Each account at its venue, by the settings."""
+    """Each account at its venue, by the settings. Raises ConfigError where a key lacks: now, not when an account is to be led."""
+    for account in settings.accounts:
+        venue_keys.of_account(settings, account)
 
     def make(account: AccountSettings, catalogue: Catalogue) -> Venue:
         from trading_platform.engine.venues import binance  # ccxt takes seconds and memory: only where an account is led
@@ -238,7 +240,10 @@ def create(settings: Settings, venue_factory: VenueFactory | None = None) -> Ser
     @service.app.post("/reconciliations", tags=["orders"])
     async def reconcile(account: str, who: Annotated[Identity, Depends(auth.require("trading.control"))]) -> Response:
         engine = engine_of(account)
-        found = await asked(who, account, _Body(), engine.reconcile)
+        try:
+            found = await asked(who, account, _Body(), engine.reconcile)
+        except (VenueUnknown, VenueRejected) as error:
+            raise Problem(503, "VENUE_UNAVAILABLE", str(error), headers={"Retry-After": "2"}) from None
         return answer({"account": account, "identical": not found.differences, **found.detail()})
 
     return service

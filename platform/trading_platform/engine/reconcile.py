@@ -20,7 +20,7 @@ from trading_platform.domain.orders import Order
 from trading_platform.engine import metrics
 from trading_platform.engine.core import Alert
 from trading_platform.engine.store import Books
-from trading_platform.engine.venues import VenueOrder, VenueTrade, VenueUnknown
+from trading_platform.engine.venues import VenueOrder, VenueRejected, VenueTrade, VenueUnknown
 from trading_platform.service import LoopContext
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Reconciler:
                 session.apply(session.core.on_time(datetime.now(UTC)))
                 await context.sleep(0.05)
             comparison.balances = await self._balances()
-        except VenueUnknown as error:
+        except (VenueUnknown, VenueRejected) as error:
             raise ConnectionError(f"the venue does not answer: {error}") from error
         self._judge_balances(comparison)
         await self._conclude(comparison, comparison.differences)
@@ -101,7 +101,7 @@ class Reconciler:
             self._wanted.clear()
             try:
                 await self.look("running")
-            except VenueUnknown as error:
+            except (VenueUnknown, VenueRejected) as error:
                 log.warning("reconciliation waits for the venue", extra={"account": self._session.account.id, "error": str(error)})
             due = time.monotonic() + self._session.controls.reconcile_every_s
 

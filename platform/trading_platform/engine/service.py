@@ -20,7 +20,7 @@ from trading_platform.engine.core import Changes, OrderRequest
 from trading_platform.engine.journal import Halted
 from trading_platform.engine.reconcile import Comparison
 from trading_platform.engine.session import NotLeading, Session, refuse_latched
-from trading_platform.engine.venues import Usage, Venue, VenueUnknown
+from trading_platform.engine.venues import Usage, Venue, VenueRejected, VenueUnknown
 from trading_platform.instruments import Catalogue
 from trading_platform.service import LoopContext
 
@@ -62,8 +62,8 @@ class AccountEngine:
     async def _open(self, venue: Venue) -> None:
         try:
             await venue.open()
-        except VenueUnknown as error:
-            raise ConnectionError(f"venue {venue.name} does not answer: {error}") from error
+        except (VenueUnknown, VenueRejected) as error:
+            raise ConnectionError(f"venue {venue.name} cannot be used: {error}") from error
 
     async def _lead(self, context: LoopContext, venue: Venue, catalogue: Catalogue, in_flight: int) -> int:
         """One session; how many of its submits may still reach the venue. A halt the database knew of first ends it without giving the

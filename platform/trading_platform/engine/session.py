@@ -391,6 +391,8 @@ class Session:
                 answer = await self.venue.query(order.intent.symbol, order.id)
             except VenueUnknown as unknown:
                 answer = unknown
+            except VenueRejected as refusal:  # too many questions: nothing is known of the order
+                answer = VenueUnknown(str(refusal))
         self.apply(self.core.on_query(order.id, answer, asked_at, now()))
 
     async def match(self, trades: Sequence[VenueTrade]) -> None:
@@ -525,7 +527,7 @@ class Session:
             for symbol in sorted(symbols):
                 try:
                     await self.reconciler.fetch(symbol)
-                except VenueUnknown as error:
+                except (VenueUnknown, VenueRejected) as error:
                     self._symbols.add(symbol)
                     log.warning("executions not told", extra={"account": self.account.id, "symbol": symbol, "error": str(error)})
                     await context.sleep(0.5)
