@@ -452,3 +452,42 @@ async def test_every_host_shows_the_published_figures(watched: Platform, db: Dat
         return all(line in text for line in wanted)
 
     await eventually(shown, what="metrics")
+
+
+async def test_once_a_breaker_has_tripped_the_engine_only_reduces(
+    platform: Platform, market: Market, prices: None, db: Database, token: Any
+) -> None:
+    await market.quote("BTCUSDT", "39999", "40001")
+    await platform.start("risk", "portfolio", "engine")
+    await platform.leads()
+    await platform.judges()
+
+    async def ends(name: str, side: Any, quantity: str) -> tuple[str, str | None]:
+        await market.signal(name, side, quantity)
+
+        async def ended() -> Any:
+            rows = await db.fetch_tuples("SELECT status, reason_code FROM orders WHERE signal_id = %s", (name,))
+            return rows[0] if rows and rows[0][0] in ("FILLED", "REJECTED") else None
+
+        status, code = await eventually(ended, what=f"the end of {name}")
+        return status, code
+
+    assert await ends("in", "buy", "0.05") == ("FILLED", None)
+    answer = await platform["risk"].post("/risk/limits", json=LIMITS | {"max_daily_loss": "0.5"}, headers=token("admin"))
+    assert answer.status_code == 201
+
+    async def tightened() -> bool:
+        return await state(db) == "reducing"
+
+    await eventually(tightened, what="the breaker")
+
+    async def refuses() -> bool:
+        number = await db.fetch_value("SELECT count(*) FROM orders")
+        return (await ends(f"more{number}", "buy", "0.01"))[1] == "TRADING_REDUCING"
+
+    await eventually(refuses, what="an engine that obeys")
+    assert await ends("out", "sell", "0.05") == ("FILLED", None)
+    codes = await db.fetch_tuples("SELECT code, facts->>'state' FROM risk_decisions ORDER BY id")
+    assert codes[0] == ("ACCEPTED", "running")
+    assert codes[-1] == ("ACCEPTED", "reducing")
+    assert {code for code, _ in codes[1:-1]} <= {"DAILY_LOSS_LIMIT_REACHED", "TRADING_REDUCING"}

@@ -128,14 +128,14 @@ class Account(RuleBasedStateMachine):
                 self.still(intent.instrument_id, intent.side) if intent.side == "buy" else -self.still(intent.instrument_id, intent.side)
             )
             value = abs(held + signed) * self.marks[intent.instrument_id] * BY_ID[intent.instrument_id].multiplier
-            protects = intent.parent_id is not None and working <= takes_back
-            assert protects or value <= LIMITS.max_position_notional
+            reduces = intent.type != "bracket" and (intent.quantity + working if intent.is_held else working) <= takes_back
+            assert reduces or value <= LIMITS.max_position_notional
             exposure = self.worst(1) + self.worst(2)
             equity = CAPITAL + sum(
                 (self.held(each).realised_pnl + positions.unrealised(self.held(each), BY_ID[each], self.marks[each]) for each in BY_ID),
                 D(0),
             )
-            assert protects or exposure <= min(LIMITS.max_total_exposure, D("1.25") * max(D(0), equity))
+            assert reduces or exposure <= min(LIMITS.max_total_exposure, D("1.25") * max(D(0), equity))
         return True
 
     @rule(instrument=instruments, side=sides, quantity=quantities, state=states)

@@ -263,13 +263,16 @@ class _Family:
 
 @dataclass(frozen=True, slots=True)
 class _Push:
-    """What an order would do to its book. `exempt`: it cannot add anything, so that no limit of losses or exposure stops it."""
+    """What an order would do to its book.
+
+    `only_reduces`: with everything that works on its side it can do nothing else. What held orders merely reserve is left out of
+    that: it is judged again before it is sent. `protects`: it is a held order's child that draws on what was reserved, besides.
+    """
 
     price: Decimal
     reserved: Decimal  # on its side, with the order
     only_reduces: bool
-    exempt: bool
-    protects: bool  # a held order's child that only takes back what is held
+    protects: bool
 
 
 class AccountRisk:
@@ -512,7 +515,7 @@ class AccountRisk:
         if not -CLOCK_SKEW_NS <= age_ns <= self._max_data_age_ns:
             return "MARKET_DATA_STALE", f"the price of {intent.symbol} is {_seconds(age_ns)} s old, limit {limits.max_data_age_s} s"
         return self._order_rules(intent, instrument, limits, push, quote[0], now_ns, seen) or (
-            None if push.exempt else self._adding_rules(intent, limits, push, now_ns, seen, warnings)
+            None if push.only_reduces else self._adding_rules(intent, limits, push, now_ns, seen, warnings)
         )
 
     def _order_rules(
@@ -596,7 +599,7 @@ class AccountRisk:
         protects = only_reduces and family is not None and family.quantity is not None and more == 0
         # A limit order may trade at the market or at its price, a stop near its trigger: the dearest counts.
         prices = [price for price in (mark, intent.limit_price, intent.trigger_price) if price is not None]
-        return _Push(max(prices, default=ZERO), reserved, only_reduces, protects or reserved <= takes_back, protects)
+        return _Push(max(prices, default=ZERO), reserved, only_reduces, protects)
 
     def _closes(self, intent: Intent) -> bool:
         """Whether in a hedging account the order is meant to close its side."""

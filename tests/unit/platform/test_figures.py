@@ -121,6 +121,11 @@ def test_the_score_is_the_most_used_limit_and_a_hundred_when_one_is_unknown() ->
     assert risk_score([]) == 0
 
 
+def test_an_equity_above_its_peak_is_no_drawdown() -> None:
+    found = {each.limit: each for each in measures(replace(LIMITS, max_drawdown=D("0.2")), replace(STANDING, peak_equity=D(90_000)))}
+    assert (found["max_drawdown"].used, found["max_drawdown"].allowed) == (D(0), D(19_800))
+
+
 def test_nothing_used_of_nothing_allowed_is_no_breach() -> None:
     assert ratio(Measure("max_leverage", D(0), D(0))) == 0
     assert ratio(Measure("max_leverage", D(1), D(0))) == 1

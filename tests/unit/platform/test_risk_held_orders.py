@@ -151,3 +151,14 @@ def test_a_slice_is_stopped_by_a_loss_that_came_after_its_parent_was_taken_on() 
     assert code(risk, child(number=2)) == "ACCEPTED"
     risk.set_position(2, "net", Position(D(0), D(0), D(-1000), D(0)))
     assert code(risk, child(number=2)) == "DAILY_LOSS_LIMIT_REACHED"
+
+
+def test_a_position_may_be_closed_by_hand_though_a_stop_waits_for_it() -> None:
+    risk = holding("0.1", limits=replace(LIMITS, max_daily_loss=D(1)))
+    opened(risk, held(kind="trailing_stop", side="sell"))
+    risk.set_position(2, "net", Position(D(0), D(0), D(-10), D(0)))
+    by_hand = intent("by-hand", side="sell")
+    assert code(risk, by_hand) == "ACCEPTED"
+    filled(risk, opened(risk, by_hand), "0.1")
+    fires = child(quantity="0.1", side="sell", role="exit")
+    assert code(risk, fires) == "DAILY_LOSS_LIMIT_REACHED", "nothing is left to protect: it would open a short position"

@@ -264,6 +264,7 @@ LOSS_LIMITS = replace(LIMITS, max_daily_loss=D(10**9), max_total_exposure=D(10**
         (replace(LIMITS, max_daily_loss_share=D("0.005")), D(500), "DAILY_LOSS_LIMIT_REACHED"),
         (replace(LOSS_LIMITS, max_weekly_loss=D(700)), D(700), "WEEKLY_LOSS_LIMIT_REACHED"),
         (replace(LOSS_LIMITS, max_weekly_loss=D(700), max_weekly_loss_share=D("0.006")), D(600), "WEEKLY_LOSS_LIMIT_REACHED"),
+        (replace(LOSS_LIMITS, max_weekly_loss=D(500), max_weekly_loss_share=D("0.006")), D(500), "WEEKLY_LOSS_LIMIT_REACHED"),
         (replace(LOSS_LIMITS, max_monthly_loss_share=D("0.008")), D(800), "MONTHLY_LOSS_LIMIT_REACHED"),
         (replace(LOSS_LIMITS, max_drawdown=D("0.009")), D(900), "DRAWDOWN_LIMIT_REACHED"),
     ],
