@@ -194,6 +194,7 @@ class Account(RuleBasedStateMachine):
         trades = {order.id: self.journal.trades_of(order.id) for order in family}
         self.core.restore(family, trades, {key: position.quantity for key, position in held.items()}, self.now)
         self.do(self.core.on_state(self.state, self.now))
+        self._compare()
         self.fetch(SYMBOLS)
         self.quote()
         self.do(self.core.resume(self.now))
@@ -427,10 +428,15 @@ class Account(RuleBasedStateMachine):
     def the_stream_is_lost(self) -> None:
         """What it had is gone; everything is asked for."""
         self.market.reports.clear()
-        for order in self.core.open_orders:
-            if not order.intent.is_held:
-                self.core.ask_again(order.id, self.now)
+        self._compare()
         self.fetch(SYMBOLS)
+
+    def _compare(self) -> None:
+        """What the venue does not list among its open orders is asked for."""
+        for order in self.core.open_orders:
+            theirs = self.market.orders.get(order.id)
+            if not order.intent.is_held and (theirs is None or not theirs.is_open):
+                self.core.ask_again(order.id, self.now)
 
     @rule(how=st.sampled_from(["at once", "before the commit", "after the commit"]), really=st.integers(0, 2))
     def it_dies(self, how: str, really: int) -> None:
@@ -506,6 +512,7 @@ class Account(RuleBasedStateMachine):
             theirs = self.market.orders.get(order.id)
             if not order.is_open and theirs is not None:
                 assert not theirs.is_open, f"{order.id} is {order.status} here and works there"
+                assert order.filled_quantity == theirs.filled, f"{order.id} counts as over and lacks fills"
             if order.status is Status.REJECTED and theirs is not None:
                 assert theirs.status == "REJECTED", f"{order.id} was given up and is {theirs.status} there"
 
@@ -545,16 +552,17 @@ class Account(RuleBasedStateMachine):
         if not hasattr(self, "core"):
             return
         self.dying = None
+        for _ in range(6):
+            self._the_network_behaves()
+            self._compare()  # as is done again and again while running
+            self.time_passes(2)
+        self._the_network_behaves()
+        for order in self.core.open_orders:
+            assert order.intent.is_held or self.market.orders[order.id].is_open, f"{order.id} was left {order.status}"
+            assert order.status is not Status.UNKNOWN
         self.do(self.core.cancel_all("user:a", self.now))
         for _ in range(60):
-            while self.submits:
-                self.a_submit_arrives(0, 1, "answered")
-            while self.cancels:
-                self.a_cancel_arrives(0, "answered")
-            while self.answers:
-                self.an_answer_comes(0)
-            while self.market.reports:
-                self.a_report_comes(0, again=False)
+            self._the_network_behaves()
             if not self.core.open_orders and not self.core.busy:
                 break
             self.time_passes(2)
@@ -574,6 +582,17 @@ class Account(RuleBasedStateMachine):
             assert self.risk.working(instrument.id) == (0, 0)
         for name in ("every_fill_recorded_happened_there_and_nowhere_else", "positions_are_the_sum_of_fills", "books_balance"):
             getattr(self, name)()
+
+    def _the_network_behaves(self) -> None:
+        while self.submits or self.cancels or self.answers or self.market.reports:
+            if self.submits:
+                self.a_submit_arrives(0, 1, "answered")
+            elif self.cancels:
+                self.a_cancel_arrives(0, "answered")
+            elif self.answers:
+                self.an_answer_comes(0)
+            else:
+                self.a_report_comes(0, again=False)
 
 
 TestAccount = Account.TestCase

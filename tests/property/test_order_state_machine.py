@@ -19,6 +19,8 @@ from trading_platform.domain.orders import (
     IllegalTransition,
     Intent,
     Order,
+    OrderType,
+    Outcome,
     Overfill,
     Status,
 )
@@ -28,8 +30,9 @@ QUANTITY = Decimal(10)
 NOT_FILLS = sorted(set(EventType) - {EventType.FILLED, EventType.INITIALIZED})
 
 
-def intent() -> Intent:
-    return Intent("t-1", "paper", "BTCUSDT", 1, "paper", "buy", "market", "GTC", QUANTITY)
+def intent(*, held: bool = False) -> Intent:
+    kind: OrderType = "twap" if held else "market"
+    return Intent("t-1", "paper", "BTCUSDT", 1, "paper", "buy", kind, "GTC", QUANTITY, terms={"slices": 4} if held else None)
 
 
 def fill(trade: int, quantity: int) -> Fill:
@@ -39,16 +42,18 @@ def fill(trade: int, quantity: int) -> Fill:
 class OrderLife(RuleBasedStateMachine):
     """Events arrive in any order; illegal ones must be refused and leave no trace."""
 
-    @initialize()
-    def born(self) -> None:
-        step = orders.initialize(intent(), START, "test")
+    @initialize(held=st.booleans())
+    def born(self, held: bool) -> None:
+        step = orders.initialize(intent(held=held), START, "test")
         self.order: Order = step.order
         self.events = [step.event]
         self.was_over = False
 
     def _event(self, kind: EventType, filled: Fill | None = None) -> Event:
         at = START + timedelta(seconds=len(self.events))
-        return Event(kind, at, "test", code="C", detail="D", venue_order_id="7", fill=filled)
+        memory = {"step": len(self.events)} if kind is EventType.MOVED else None
+        outcome = Outcome("CANCELED", Decimal(3), Decimal(300)) if kind is EventType.FINISHED else None
+        return Event(kind, at, "test", code="C", detail="D", venue_order_id="7", fill=filled, memory=memory, outcome=outcome)
 
     def _happens(self, event: Event) -> None:
         before = self.order
@@ -84,10 +89,23 @@ class OrderLife(RuleBasedStateMachine):
 
     @invariant()
     def quantities_add_up(self) -> None:
-        filled = sum((event.fill.quantity for event in self.events if event.fill), Decimal(0))
+        told = [event.fill.quantity for event in self.events if event.fill]
+        told += [event.outcome.filled_quantity for event in self.events if event.outcome]
+        filled = sum(told, Decimal(0))
         assert self.order.filled_quantity == filled <= QUANTITY
         assert self.order.filled_notional == filled * 100
         assert (self.order.status is Status.FILLED) is (filled == QUANTITY)
+
+    @invariant()
+    def a_held_order_never_meets_a_venue_and_a_working_one_is_never_held(self) -> None:
+        held_only = {EventType.HELD, EventType.MOVED, EventType.FINISHED}
+        seen = {event.type for event in self.events} - {EventType.INITIALIZED, EventType.DENIED, EventType.CANCEL_REQUESTED}
+        assert seen <= held_only if self.order.intent.is_held else not seen & held_only
+
+    @invariant()
+    def what_was_remembered_last_is_known(self) -> None:
+        memories = [event.memory for event in self.events if event.type is EventType.MOVED]
+        assert self.order.memory == (memories[-1] if memories else None)
 
     @invariant()
     def an_order_that_is_over_stays_over(self) -> None:

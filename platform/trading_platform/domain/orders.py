@@ -90,6 +90,10 @@ TRANSITIONS: dict[EventType, tuple[frozenset[Status], Status | None]] = {
     EventType.FILLED: (frozenset({*_WORKING, _S.CANCELED, _S.EXPIRED}), None),
 }
 
+# What happens to held orders only, and to both kinds; everything else is between a working order and its venue.
+HELD_ONLY = frozenset({EventType.HELD, EventType.MOVED, EventType.FINISHED})
+EITHER_KIND = frozenset({EventType.DENIED, EventType.CANCEL_REQUESTED})
+
 
 class IllegalTransition(Exception):
     """The event cannot happen to an order in this status."""
@@ -340,6 +344,8 @@ class Order:
     def may(self, event: EventType) -> bool:
         """Whether the event is legal now. An order the venue has acknowledged, or filled, cannot turn out never to have been received
         nor be refused after all; it is acknowledged once."""
+        if event not in EITHER_KIND and (event in HELD_ONLY) is not self.intent.is_held:
+            return False
         match event:
             case EventType.NEVER_RECEIVED if self.venue_order_id is not None or self.filled_quantity > 0:
                 return False
