@@ -205,8 +205,9 @@ def test_missing_executions_are_asked_for_and_the_end_waits_for_them(desk: Desk)
     order = desk.limit()
     batch = desk(desk.core.on_report(VenueReport(theirs(order.id, "CANCELED", "0.4")), NOW))
     assert batch.symbols == {"BTCUSDT"}
+    desk(desk.core.on_trade(desk.trade(order.id, "0.1"), NOW))
     assert desk.now(order.id).is_open
-    desk(desk.core.on_trade(desk.trade(order.id, "0.4"), NOW))
+    desk(desk.core.on_trade(desk.trade(order.id, "0.3"), NOW))
     assert (desk.now(order.id).status, desk.now(order.id).filled_quantity) == (Status.CANCELED, Decimal("0.4"))
 
 
