@@ -210,6 +210,10 @@ class Account(RuleBasedStateMachine):
         if dying == "before the commit":
             return self.recover()
         self.journal.commit(batch.steps)
+        for step in batch.steps:
+            theirs = self.market.orders.get(step.order.id)
+            if theirs is not None and not step.order.is_open:
+                assert step.order.filled_quantity == theirs.filled, f"{step.order.id} counts as over and lacks fills"
         if dying == "after the commit":
             return self.recover()
         for intent in batch.sends:
@@ -512,7 +516,6 @@ class Account(RuleBasedStateMachine):
             theirs = self.market.orders.get(order.id)
             if not order.is_open and theirs is not None:
                 assert not theirs.is_open, f"{order.id} is {order.status} here and works there"
-                assert order.filled_quantity == theirs.filled, f"{order.id} counts as over and lacks fills"
             if order.status is Status.REJECTED and theirs is not None:
                 assert theirs.status == "REJECTED", f"{order.id} was given up and is {theirs.status} there"
 
@@ -554,12 +557,15 @@ class Account(RuleBasedStateMachine):
         self.dying = None
         for _ in range(6):
             self._the_network_behaves()
-            self._compare()  # as is done again and again while running
             self.time_passes(2)
         self._the_network_behaves()
+        assert not {Status.UNKNOWN, Status.PENDING_NEW} & {order.status for order in self.core.open_orders}
+        for _ in range(3):
+            self._compare()  # as is done again and again while running
+            self.time_passes(2)
+            self._the_network_behaves()
         for order in self.core.open_orders:
             assert order.intent.is_held or self.market.orders[order.id].is_open, f"{order.id} was left {order.status}"
-            assert order.status is not Status.UNKNOWN
         self.do(self.core.cancel_all("user:a", self.now))
         for _ in range(60):
             self._the_network_behaves()
@@ -597,3 +603,36 @@ class Account(RuleBasedStateMachine):
 
 TestAccount = Account.TestCase
 TestAccount.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
+
+
+def test_an_order_that_ended_there_ends_here_with_its_last_fill_and_not_before() -> None:
+    account = Account()
+    account.begin(last=200)
+    account.somebody_orders(symbol=SYMBOLS[0], side="buy", lots=4, kind="limit", force="GTC", whenever=0)
+    account.a_submit_arrives(0, 0, "answered")
+    account.an_answer_comes(0)
+    (order,) = account.core.open_orders
+    theirs = account.market.orders[order.id]
+    for _ in range(2):
+        account.market.fill(theirs, 1, account.now)
+    account.market.end(theirs, "CANCELED")
+    account.the_stream_is_lost()
+    account.time_passes(1)
+    account.an_answer_comes(0)
+    assert (account.journal.orders[order.id].status, account.journal.orders[order.id].filled_quantity) == (Status.CANCELED, 2 * LOT)
+
+
+def test_fills_heard_of_after_the_end_come_before_it_in_the_journal() -> None:
+    account = Account()
+    account.begin(last=200)
+    account.somebody_orders(symbol=SYMBOLS[0], side="buy", lots=4, kind="limit", force="GTC", whenever=0)
+    account.a_submit_arrives(0, 0, "answered")
+    account.an_answer_comes(0)
+    (order,) = account.core.open_orders
+    theirs = account.market.orders[order.id]
+    for _ in range(2):
+        account.market.fill(theirs, 1, account.now)
+    account.market.end(theirs, "CANCELED")
+    account.do(account.core.on_report(account.market.reports[-1], account.now))
+    kinds = [event.type for event in account.journal.events[order.id]]
+    assert kinds[-3:] == [EventType.FILLED, EventType.FILLED, EventType.CANCELED]

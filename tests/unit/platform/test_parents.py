@@ -424,9 +424,9 @@ def test_a_partly_filled_slice_is_still_the_one_that_shows() -> None:
     assert len(home.children) == 1
 
 
-@pytest.mark.parametrize("filled", [1, 2, 3])
+@pytest.mark.parametrize("filled", range(1, 9))
 def test_a_slice_refused_in_the_instant_its_predecessor_was_made_is_the_newest_still(filled: int) -> None:
-    home = iceberg()
+    home = iceberg(visible_quantity="1")
     for _ in range(filled):
         home.fill(home.only())
         home.settle()
