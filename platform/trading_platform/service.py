@@ -56,6 +56,7 @@ TRANSIENT: tuple[type[Exception], ...] = (*db.TRANSIENT, *bus.TRANSIENT, httpx.T
 _TRANSIENT_OR_SLOW: tuple[type[Exception], ...] = (*TRANSIENT, TimeoutError)
 
 CHECK_TIMEOUT_S = 3.0
+CANCEL_AGAIN_S = 1.0
 DRAIN_S = 15.0
 MAX_BACKOFF_S = 10.0
 
@@ -109,7 +110,8 @@ class LoopContext:
     async def sleep(self, seconds: float) -> None:
         """Pause, ending early on stop."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._stop.wait()
 
     async def idle(self) -> None:
         """Wait until stop, beating: for a body whose work happens elsewhere."""
@@ -148,8 +150,10 @@ async def together(context: LoopContext, **parts: Body) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=CANCEL_AGAIN_S)  # a library may swallow a cancellation
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -388,7 +392,8 @@ class Service:
         while True:
             await asyncio.sleep(lease.ttl_s / 4)
             try:
-                await asyncio.wait_for(lease.renew(), max(0.1, lease.deadline - time.monotonic()))
+                async with asyncio.timeout(max(0.1, lease.deadline - time.monotonic())):
+                    await lease.renew()
             except _TRANSIENT_OR_SLOW:
                 lease.assert_held()
 
@@ -398,7 +403,8 @@ class Service:
         while not self.stopping.is_set() and (left := until - time.monotonic()) > 0:
             loop.beat()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), min(left, 1.0))
+                async with asyncio.timeout(min(left, 1.0)):
+                    await self.stopping.wait()
 
     def _feed_watchdog(self) -> None:
         """Called on every beat: tells systemd we live, while every loop beats."""

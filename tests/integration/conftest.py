@@ -92,7 +92,7 @@ class PostgresServer:
         self.start()
         with self.connect("postgres") as connection:
             connection.execute(
-                "CREATE ROLE trading_owner NOLOGIN; CREATE ROLE trading_migrator LOGIN IN ROLE trading_owner;"
+                "CREATE ROLE trading_user NOLOGIN; CREATE ROLE trading_migrator LOGIN IN ROLE trading_user;"
                 "CREATE ROLE trading_app LOGIN; CREATE ROLE trading_readonly LOGIN;"
             )
 
@@ -116,7 +116,7 @@ class PostgresServer:
         name = f"trading_{next(self._names)}"
         with self.connect("postgres") as connection:
             connection.execute(
-                sql.SQL("CREATE DATABASE {} OWNER trading_owner TEMPLATE {}").format(
+                sql.SQL("CREATE DATABASE {} OWNER trading_user TEMPLATE {}").format(
                     sql.Identifier(name), sql.Identifier(template or "template1")
                 )
             )

@@ -42,7 +42,8 @@ def upgraded(postgres: PostgresServer, redis_server: RedisServer) -> Settings:
     """A database with a history in the first schema, brought to the newest."""
     settings = settings_for(postgres, redis_server, postgres.create_database())
     with psycopg.connect(host="127.0.0.1", port=postgres.port, user="trading_migrator", dbname=settings.database.name) as connection:
-        connection.execute("SET ROLE trading_owner")
+        connection.execute("SET ROLE trading_user")
+        connection.commit()
         script = Config()
         script.set_main_option("script_location", str(migrate.migrations_directory()))
         with create_engine("postgresql+psycopg://", creator=lambda: connection).connect() as alchemy:

@@ -23,19 +23,19 @@ def account(superuser: psycopg.Connection[Any]) -> str:
 
 
 def test_migrating_a_migrated_database_does_nothing(settings: Settings) -> None:
-    assert migrate.migrate(settings) == (0, ["schema is at 0001; nothing to do"])
+    assert migrate.migrate(settings) == (0, ["schema is at 0002; nothing to do"])
 
 
 def test_check_reports_what_is_pending_on_an_empty_database(postgres: Any, settings: Settings) -> None:
     empty = postgres.create_database()
     before = settings.model_copy(update={"database": settings.database.model_copy(update={"name": empty})})
     status, lines = migrate.migrate(before, check=True)
-    assert (status, lines) == (1, ["pending: 0001"])
+    assert (status, lines) == (1, ["pending: 0001, 0002"])
 
 
 def test_objects_belong_to_the_owner_so_that_any_migrator_can_change_them(superuser: psycopg.Connection[Any]) -> None:
     owners = superuser.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'paper_venue')").fetchall()
-    assert owners == [("trading_owner",)]
+    assert owners == [("trading_user",)]
 
 
 async def test_the_current_leader_may_append_an_order_event(db: Database, account: str) -> None:

@@ -253,7 +253,8 @@ class PaperVenue:
         timer = led.exchange.next_timer_ms()
         wait_s = 0.5 if timer is None else min(0.5, max(0.0, timer / 1_000 - time.time()))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
 
     async def _process(self, context: LoopContext, led: _Leading) -> None:
         group = [self._queue.popleft() for _ in range(min(GROUP, len(self._queue)))]

@@ -246,3 +246,35 @@ async def test_metrics_name_routes_and_not_paths() -> None:
         text = (await client.get("/metrics")).text
     assert 'http_requests_total{method="GET",route="/orders/{order_id}",service="engine",status="200"}' in text
     assert "secret-id" not in text
+
+
+async def test_a_part_that_swallows_a_cancellation_ends_all_the_same() -> None:
+    running = service()
+    swallowed = asyncio.Event()
+
+    async def deaf(context: LoopContext) -> None:
+        while True:
+            context.beat()
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if swallowed.is_set():
+                    raise
+                swallowed.set()
+
+    async def failing(context: LoopContext) -> None:
+        await asyncio.sleep(0)
+        raise ConnectionError("the database is away")
+
+    ended = asyncio.Event()
+
+    async def body(context: LoopContext) -> None:
+        try:
+            await together(context, deaf=deaf, failing=failing)
+        finally:
+            ended.set()
+
+    running.loop("both", body)
+    async with client_of(running):
+        await until(ended.is_set)
+    assert swallowed.is_set()
