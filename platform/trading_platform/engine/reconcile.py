@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 PAGE = 500
 AT_ONCE = 8
+LOOKS = 20
 ZERO = Decimal(0)
 # Venues keep eight decimals; what lies below is rounding, not a difference.
 DUST = Decimal("0.00000001")
@@ -82,7 +83,7 @@ class Reconciler:
                 session.lease.assert_held()
                 session.apply(session.core.on_time(datetime.now(UTC)))
                 await context.sleep(0.05)
-            comparison.balances = await self._balances()
+            comparison.balances = await self._lasting_balances(context, comparison)
         except (VenueUnknown, VenueRejected) as error:
             raise ConnectionError(f"the venue does not answer: {error}") from error
         self._judge_balances(comparison)
@@ -190,9 +191,29 @@ class Reconciler:
         ours = await self._holdings()
         if ours is None or before != ours or session.core.busy:
             return {}
-        currencies = set(ours) | set(theirs)
-        pairs = {currency: (ours.get(currency, ZERO), theirs.get(currency, ZERO)) for currency in sorted(currencies)}
-        return {currency: (mine, yours) for currency, (mine, yours) in pairs.items() if abs(mine - yours) > DUST}
+        differing = _differing(ours, theirs)
+        if not differing:
+            return {}
+        beyond = await session.store.settled_otherwise(session.account.id, session.catalogue)
+        if before != await self._holdings() or session.core.busy:
+            return {}
+        return _differing({name: money.add(ours.get(name, ZERO), beyond.get(name, ZERO)) for name in {*ours, *beyond}}, theirs)
+
+    async def _lasting_balances(self, context: LoopContext, comparison: Comparison) -> dict[str, tuple[Decimal, Decimal]]:
+        """What differs at two looks with no execution between them: the market goes on while we start, and nobody listens yet."""
+        found = await self._balances()
+        for _ in range(LOOKS):
+            if not found:
+                break
+            context.beat()
+            before, fills = found, 0
+            for symbol in sorted(self._session.core.watched | set(self._cursors)):
+                fills += await self.fetch(symbol)
+            comparison.fills += fills
+            found = await self._balances()
+            if found == before and not fills:
+                break
+        return found
 
     async def _holdings(self) -> dict[str, Decimal] | None:
         session = self._session
@@ -215,3 +236,8 @@ class Reconciler:
         metrics.IDENTICAL.labels(session.account.id).set(1 if identical else 0)
         for kind, detail in sorted(alarming):
             await session.alarm(Alert(kind, detail))
+
+
+def _differing(ours: Mapping[str, Decimal], theirs: Mapping[str, Decimal]) -> dict[str, tuple[Decimal, Decimal]]:
+    pairs = {currency: (ours.get(currency, ZERO), theirs.get(currency, ZERO)) for currency in sorted({*ours, *theirs})}
+    return {currency: (mine, yours) for currency, (mine, yours) in pairs.items() if abs(mine - yours) > DUST}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -287,6 +288,21 @@ class OrderStore:
             await cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             return (await _positions(cursor, account_id, catalogue))[1]
 
+    async def settled_otherwise(self, account_id: str, catalogue: Catalogue) -> dict[str, Decimal]:
+        """What the venue has settled of perpetuals beyond what our books have of the same executions, by currency.
+
+        An execution that was learnt late is booked after those the venue made after it: profit is realised at another time then,
+        until nothing is held. The venue nets; hedging books do not.
+        """
+        contracts = [instrument.id for instrument in catalogue if not instrument.settles_base]
+        rows = await self._db.fetch_all(
+            "SELECT seq, instrument_id, side, position_side, quantity, price, fee, fee_currency FROM fills"
+            " WHERE account_id = %s AND instrument_id = ANY(%s) ORDER BY length(venue_trade_id), venue_trade_id",
+            (account_id, contracts),
+            as_=_FillRow,
+        )
+        return await asyncio.to_thread(_settled_otherwise, rows, catalogue)
+
     async def books(self, account_id: str, catalogue: Catalogue) -> Books:
         """Everything committed of one account, read at one moment."""
         async with self._db.transaction() as cursor:
@@ -387,6 +403,24 @@ async def _positions(
             if line.book == "holdings":
                 holdings[line.currency] = money.add(holdings.get(line.currency, ZERO), line.amount)
     return held, holdings if opened else None
+
+
+def _settled_otherwise(theirs: Sequence[_FillRow], catalogue: Catalogue) -> dict[str, Decimal]:
+    """`theirs` as the venue made them."""
+    beyond: dict[str, Decimal] = {}
+    orders = (
+        (theirs, False, lambda row: row.instrument_id),
+        (sorted(theirs, key=lambda row: row.seq), True, lambda row: (row.instrument_id, row.position_side)),
+    )
+    for rows, ours, key in orders:
+        held: dict[Any, Position] = {}
+        for row in rows:
+            instrument = catalogue.id(row.instrument_id)
+            before = held.get(key(row), Position())
+            held[key(row)], effect = positions.after_fill(before, instrument, row.side, row.quantity, row.price, row.fee, row.fee_currency)
+            realised = effect.realised_pnl.copy_negate() if ours else effect.realised_pnl
+            beyond[instrument.quote_currency] = money.add(beyond.get(instrument.quote_currency, ZERO), realised)
+    return beyond
 
 
 async def _cursors(cursor: AsyncCursor[TupleRow], account_id: str) -> dict[str, str]:
