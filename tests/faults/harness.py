@@ -217,6 +217,15 @@ class Feed:
             await market.trade(symbol, str(self._random.choice((bid, ask))), sizes[0])
 
 
+async def ended(*tasks: asyncio.Task[None]) -> None:
+    """Cancel, again where a library has swallowed it."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=1.0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 # --- the driver -----------------------------------------------------------------------------------------------------------
 
 
@@ -441,7 +450,8 @@ AT_LAST: Mapping[str, str] = {
         " (SELECT currency, sum(amount) AS theirs FROM (SELECT asset AS currency, free + locked AS amount FROM paper_venue.balances"
         "   WHERE asset NOT IN (SELECT replace(symbol, '-', '') FROM instruments)"
         "   UNION ALL SELECT i.quote_currency, -b.cost FROM paper_venue.balances b"
-        "   JOIN instruments i ON replace(i.symbol, '-', '') = b.asset) v GROUP BY 1) b USING (currency) WHERE abs(coalesce(ours, 0) - coalesce(theirs, 0)) > 0.00000001"
+        "   JOIN instruments i ON replace(i.symbol, '-', '') = b.asset) v GROUP BY 1) b"
+        " USING (currency) WHERE abs(coalesce(ours, 0) - coalesce(theirs, 0)) > 0.00000001"
     ),
     "events that were not published": "SELECT id FROM outbox",
 }
@@ -603,9 +613,7 @@ class Stage:
         try:
             yield self.feed
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await ended(task)
 
     async def faults(self, rules: Sequence[Mapping[str, Any]]) -> None:
         async with httpx.AsyncClient(timeout=10) as http:
@@ -695,9 +703,7 @@ class Stage:
                     load.result()
                 await asyncio.sleep(0.01)
         finally:
-            load.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await load
+            await ended(load)
         if engine.status != -signal.SIGKILL:
             raise RuntimeError(f"the engine ended by itself with {engine.status}\n{engine.tail()}")
 

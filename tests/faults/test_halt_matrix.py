@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import ROOT, Stage
+from harness import ROOT, Stage, ended
 from servers import PostgresServer, RedisServer
 
 AFTERWARDS_S = 0.6
@@ -147,9 +147,7 @@ class Scene:
             await self.stage.until("load at the venue", taken, 20)
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(*tasks)
 
     async def _client(self, number: int) -> None:
         async with httpx.AsyncClient(base_url=self.stage.url("engine"), timeout=30) as http:

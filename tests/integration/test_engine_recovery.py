@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import Market, Platform, PostgresServer, RedisServer, eventually
-from scripted_venue import Exchange
+from scripted_venue import Exchange, ScriptedVenue
 from test_engine import give_limits, order, patient, resting
-from trading_platform import accounts, leadership
+from trading_platform import accounts, instruments, leadership
 from trading_platform.config import Settings
 from trading_platform.db import Database
 from trading_platform.domain import orders as domain
 from trading_platform.domain.orders import Event, EventType, Intent, Step, advance, client_order_id, initialize
 from trading_platform.engine.journal import CommitFailed, Halted, Journal
+from trading_platform.engine.store import FillRow, settled_otherwise
 from trading_platform.leadership import Lease, LeaseLost
 
 AT = domain.datetime.fromisoformat("2026-01-02T03:04:05+00:00")
@@ -411,6 +413,44 @@ async def test_books_that_agree_leave_a_row_that_says_so(platform: Platform, db:
 
     await eventually(compared, what="comparisons without differences")
     assert not await reducing(db)
+
+
+async def test_a_fill_made_while_an_engine_starts_is_no_difference(
+    platform: Platform, db: Database, exchange: Exchange, token: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The market goes on between the questions a start asks: after the executions, before the balances."""
+    await platform.start("portfolio", "engine")
+    await platform.leads()
+    first = (await platform["engine"].post("/orders", json=resting("r1"), headers=token("trader"))).json()["client_order_id"]
+    await platform.stop("engine")
+    asked = ScriptedVenue.balances
+
+    async def balances(venue: ScriptedVenue) -> dict[str, Decimal]:
+        if first in exchange.account("paper").open:
+            exchange.fill("paper", first)
+        return await asked(venue)
+
+    monkeypatch.setattr(ScriptedVenue, "balances", balances)
+    await platform.start("engine")
+    await platform.leads()
+    await status_becomes(db, "FILLED")
+    assert not await reducing(db)
+
+
+def _executions(*said: tuple[int, str, str, str]) -> list[FillRow]:
+    """Of the perpetual, as the venue made them: the place in our books, side, quantity, price."""
+    return [FillRow(seq, 6, side, "net", Decimal(quantity), Decimal(price), Decimal(0), "USD") for seq, side, quantity, price in said]
+
+
+async def test_an_execution_learnt_late_realises_at_another_time_and_is_no_difference(db: Database) -> None:
+    """Bought at 100 and 200, sold one at 300: 150 realised where both purchases come first, 200 where the second was learnt late."""
+    catalogue = await instruments.load(db)
+    late = _executions((1, "buy", "1", "100"), (3, "buy", "1", "200"), (2, "sell", "1", "300"))
+    in_time = _executions((1, "buy", "1", "100"), (2, "buy", "1", "200"), (3, "sell", "1", "300"))
+    flat = _executions((1, "buy", "1", "100"), (3, "buy", "1", "200"), (2, "sell", "1", "300"), (4, "sell", "1", "300"))
+    assert settled_otherwise(late, catalogue) == {"USD": Decimal(-50)}
+    assert settled_otherwise(in_time, catalogue) == {"USD": Decimal(0)}
+    assert settled_otherwise(flat, catalogue) == {"USD": Decimal(0)}
 
 
 async def test_a_balance_that_differs_at_two_looks_puts_the_account_on_reducing(

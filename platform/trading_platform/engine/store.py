@@ -11,6 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, LiteralString
 
+import msgspec
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow, class_row
 from psycopg.types.json import Jsonb
@@ -44,12 +45,17 @@ WITH events AS (
            limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
            flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
            signal_id, last_order_seq, created_at, updated_at
-      FROM json_populate_recordset(NULL::orders, %(orders)s)
-    ON CONFLICT (client_order_id) DO UPDATE
-       SET venue_order_id = EXCLUDED.venue_order_id, status = EXCLUDED.status, filled_quantity = EXCLUDED.filled_quantity,
-           filled_notional = EXCLUDED.filled_notional, fees = EXCLUDED.fees, reason_code = EXCLUDED.reason_code,
-           reason = EXCLUDED.reason, memory = EXCLUDED.memory, last_order_seq = EXCLUDED.last_order_seq,
-           updated_at = EXCLUDED.updated_at
+      FROM json_populate_recordset(NULL::orders, %(made)s)
+), changed AS (
+    UPDATE orders
+       SET venue_order_id = given.venue_order_id, status = given.status, filled_quantity = given.filled_quantity,
+           filled_notional = given.filled_notional, fees = given.fees, reason_code = given.reason_code,
+           reason = given.reason, memory = given.memory, last_order_seq = given.last_order_seq, updated_at = given.updated_at
+      FROM json_to_recordset(%(changed)s) AS given (id text, venue_order_id text, status text, filled_quantity numeric,
+                                                    filled_notional numeric, fees numeric, reason_code text, reason text,
+                                                    memory jsonb, last_order_seq integer, updated_at timestamptz)
+     WHERE client_order_id = given.id
+    RETURNING 1
 ), fills AS (
     INSERT INTO fills (account_id, venue, venue_trade_id, client_order_id, instrument_id, side, position_side, quantity, price, fee,
                        fee_currency, liquidity, executed_at, ts_event_ns)
@@ -61,6 +67,7 @@ WITH events AS (
 )
 INSERT INTO outbox (stream, message)
 SELECT %(stream)s, jsonb_build_object('seqs', jsonb_agg(seq ORDER BY seq), 'messages', %(messages)s::jsonb) FROM events
+RETURNING (SELECT count(*) FROM changed)
 """
 
 _ORDER_COLUMNS: tuple[str, ...] = (
@@ -71,43 +78,75 @@ _ORDER_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def order_row(order: Order) -> dict[str, Any]:
-    """The columns of an order."""
+class OrderRow(msgspec.Struct, omit_defaults=True):
+    """The columns of an order; what is NULL is left out of its JSON."""
+
+    client_order_id: str
+    account_id: str
+    instrument_id: int
+    venue: str
+    side: str
+    type: str
+    time_in_force: str
+    quantity: Decimal
+    post_only: bool
+    reduce_only: bool
+    position_side: str
+    flatten: bool
+    status: str
+    filled_quantity: Decimal
+    filled_notional: Decimal
+    fees: Decimal
+    last_order_seq: int
+    created_at: datetime
+    updated_at: datetime
+    venue_order_id: str | None = None
+    limit_price: Decimal | None = None
+    trigger_price: Decimal | None = None
+    expire_at: datetime | None = None
+    parent_id: str | None = None
+    role: str | None = None
+    replaces: str | None = None
+    terms: Mapping[str, Any] | None = None
+    memory: Mapping[str, Any] | None = None
+    reason_code: str | None = None
+    reason: str | None = None
+    strategy: str | None = None
+    signal_id: str | None = None
+
+
+class OrderChange(msgspec.Struct, omit_defaults=True):
+    """The columns that events change, of a row that is there."""
+
+    id: str
+    status: str
+    filled_quantity: Decimal
+    filled_notional: Decimal
+    fees: Decimal
+    last_order_seq: int
+    updated_at: datetime
+    venue_order_id: str | None
+    reason_code: str | None
+    reason: str | None
+    memory: Mapping[str, Any] | None = None
+
+
+def order_row(order: Order) -> OrderRow:
     intent = order.intent
-    return {
-        "client_order_id": intent.client_order_id,
-        "account_id": intent.account_id,
-        "instrument_id": intent.instrument_id,
-        "venue": intent.venue,
-        "venue_order_id": order.venue_order_id,
-        "side": intent.side,
-        "type": intent.type,
-        "time_in_force": intent.time_in_force,
-        "quantity": intent.quantity,
-        "limit_price": intent.limit_price,
-        "trigger_price": intent.trigger_price,
-        "expire_at": intent.expire_at,
-        "post_only": intent.post_only,
-        "reduce_only": intent.reduce_only,
-        "position_side": intent.position_side,
-        "parent_id": intent.parent_id,
-        "role": intent.role,
-        "replaces": intent.replaces,
-        "flatten": intent.flatten,
-        "terms": intent.terms,
-        "memory": order.memory,
-        "status": order.status,
-        "filled_quantity": order.filled_quantity,
-        "filled_notional": order.filled_notional,
-        "fees": order.fees,
-        "reason_code": order.reason_code,
-        "reason": order.reason,
-        "strategy": intent.strategy,
-        "signal_id": intent.signal_id,
-        "last_order_seq": order.order_seq,
-        "created_at": order.created_at,
-        "updated_at": order.updated_at,
-    }
+    return OrderRow(
+        intent.client_order_id, intent.account_id, intent.instrument_id, intent.venue, intent.side, intent.type, intent.time_in_force,
+        intent.quantity, intent.post_only, intent.reduce_only, intent.position_side, intent.flatten, order.status,
+        order.filled_quantity, order.filled_notional, order.fees, order.order_seq, order.created_at, order.updated_at,
+        order.venue_order_id, intent.limit_price, intent.trigger_price, intent.expire_at, intent.parent_id, intent.role, intent.replaces,
+        intent.terms, order.memory, order.reason_code, order.reason, intent.strategy, intent.signal_id,
+    )  # fmt: skip
+
+
+def order_change(order: Order) -> OrderChange:
+    return OrderChange(
+        order.intent.client_order_id, order.status, order.filled_quantity, order.filled_notional, order.fees, order.order_seq,
+        order.updated_at, order.venue_order_id, order.reason_code, order.reason, order.memory,
+    )  # fmt: skip
 
 
 _VALUES = ", ".join(f"%({name})s" for name in _ORDER_COLUMNS)
@@ -117,7 +156,7 @@ UPSERT_ORDER = f"INSERT INTO orders ({', '.join(_ORDER_COLUMNS)}) VALUES ({_VALU
 
 def order_parameters(order: Order) -> dict[str, Any]:
     """The columns of an order as parameters of UPSERT_ORDER."""
-    row = order_row(order)
+    row = msgspec.structs.asdict(order_row(order))
     return row | {name: None if row[name] is None else Jsonb(row[name]) for name in ("terms", "memory")}
 
 
@@ -219,7 +258,9 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True)
-class _FillRow:
+class FillRow:
+    """What an execution does to positions and books."""
+
     seq: int
     instrument_id: int
     side: Any
@@ -244,6 +285,11 @@ class OrderStore:
         """Those of the orders that exist."""
         rows = await self._db.fetch_all(f"{_SELECT} WHERE client_order_id = ANY(%s)", (list(ids),), as_=_OrderRow)
         return [row.to_order() for row in rows]
+
+    async def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids that orders have."""
+        rows = await self._db.fetch_tuples("SELECT client_order_id FROM orders WHERE client_order_id = ANY(%s)", (list(ids),))
+        return [row[0] for row in rows]
 
     async def trades_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """The executions recorded of each order."""
@@ -299,9 +345,9 @@ class OrderStore:
             "SELECT seq, instrument_id, side, position_side, quantity, price, fee, fee_currency FROM fills"
             " WHERE account_id = %s AND instrument_id = ANY(%s) ORDER BY length(venue_trade_id), venue_trade_id",
             (account_id, contracts),
-            as_=_FillRow,
+            as_=FillRow,
         )
-        return await asyncio.to_thread(_settled_otherwise, rows, catalogue)
+        return await asyncio.to_thread(settled_otherwise, rows, catalogue)
 
     async def books(self, account_id: str, catalogue: Catalogue) -> Books:
         """Everything committed of one account, read at one moment."""
@@ -388,7 +434,7 @@ async def _positions(
     await cursor.execute("SELECT currency, amount FROM ledger_balances WHERE account_id = %s AND book = 'holdings'", (account_id,))
     holdings: dict[str, Decimal] = dict(await cursor.fetchall())
     opened = bool(holdings)
-    rows = cursor.connection.cursor(row_factory=class_row(_FillRow))
+    rows = cursor.connection.cursor(row_factory=class_row(FillRow))
     await rows.execute(
         "SELECT seq, instrument_id, side, position_side, quantity, price, fee, fee_currency FROM fills WHERE account_id = %(account)s"
         " AND seq > coalesce((SELECT last_fill_seq FROM portfolio_cursor WHERE account_id = %(account)s), 0) ORDER BY seq",
@@ -405,8 +451,8 @@ async def _positions(
     return held, holdings if opened else None
 
 
-def _settled_otherwise(theirs: Sequence[_FillRow], catalogue: Catalogue) -> dict[str, Decimal]:
-    """`theirs` as the venue made them."""
+def settled_otherwise(theirs: Sequence[FillRow], catalogue: Catalogue) -> dict[str, Decimal]:
+    """See OrderStore.settled_otherwise. `theirs`: executions as the venue made them."""
     beyond: dict[str, Decimal] = {}
     orders = (
         (theirs, False, lambda row: row.instrument_id),
