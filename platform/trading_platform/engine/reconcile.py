@@ -82,6 +82,8 @@ class Reconciler:
                 context.beat()
                 session.lease.assert_held()
                 session.apply(session.core.on_time(datetime.now(UTC)))
+                for symbol in sorted(session.heard_of()):
+                    comparison.fills += await self.fetch(symbol)
                 await context.sleep(0.05)
             comparison.balances = await self._lasting_balances(context, comparison)
         except (VenueUnknown, VenueRejected) as error:

@@ -519,12 +519,16 @@ class Session:
                 self.apply(self.core.on_report(said, now()))
         raise ConnectionError("the venue's stream has ended")
 
+    def heard_of(self) -> set[str]:
+        """Symbols of executions that were heard of but not told; each is said once."""
+        symbols, self._symbols = self._symbols, set()
+        return symbols
+
     async def _fetching(self, context: LoopContext) -> None:
         """Executions that were heard of but not told."""
         while not context.stopping:
             context.beat()
-            symbols, self._symbols = self._symbols, set()
-            for symbol in sorted(symbols):
+            for symbol in sorted(self.heard_of()):
                 try:
                     await self.reconciler.fetch(symbol)
                 except (VenueUnknown, VenueRejected) as error:
