@@ -18,6 +18,7 @@ MAX_SCALE = 18
 
 # int64 × int64 has at most 38 digits; sums of many of them stay exact well below this.
 EXACT = Context(prec=76, traps=[InvalidOperation, Inexact])
+_ROUNDING = Context(prec=76)
 
 
 class MoneyError(ValueError):
@@ -87,13 +88,13 @@ def add(*values: Decimal) -> Decimal:
     """Exact sum; Python's own `+` keeps 28 digits only."""
     if not values:
         return Decimal(0)
-    total, *others = values
     try:
-        for value in others:
+        total = values[0]
+        for value in values[1:]:
             total = EXACT.add(total, value)
+        return total
     except (InvalidOperation, Inexact):
         raise MoneyError(f"the sum of {values} cannot be represented exactly") from None
-    return total
 
 
 def subtract(left: Decimal, right: Decimal) -> Decimal:
@@ -111,20 +112,19 @@ def notional(price: int, price_scale: int, size: int, size_scale: int) -> Decima
 
 def round_money(value: Decimal, places: int) -> Decimal:
     """Half-even to `places`, for figures that are shares of something (fees, averages)."""
-    return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN, context=Context(prec=76))
+    return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN, context=_ROUNDING)
 
 
 def floor_to_step(value: Decimal, step: Decimal) -> Decimal:
     """The largest multiple of `step` not above `value` in magnitude (towards zero)."""
-    with localcontext(Context(prec=76)):
-        return (value / step).to_integral_value(rounding=ROUND_DOWN) * step
+    return _ROUNDING.multiply(_ROUNDING.divide(value, step).to_integral_value(ROUND_DOWN, _ROUNDING), step)
 
 
 def divide(left: Decimal, right: Decimal, places: int = 18) -> Decimal:
     """Quotient rounded half-even to `places`. Raises MoneyError on division by zero."""
     if right == 0:
         raise MoneyError(f"{left} divided by zero")
-    return round_money(Context(prec=76).divide(left, right), places)
+    return round_money(_ROUNDING.divide(left, right), places)
 
 
 def text(value: Decimal) -> str:

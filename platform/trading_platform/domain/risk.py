@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from trading_platform import money
 from trading_platform.domain import positions, trading_state
@@ -84,8 +84,7 @@ class Standing:
     reject_share: Decimal = ZERO
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(NamedTuple):
     """One limit and how much of it is used; `used` None: unknown. `reached`: equal is too much already."""
 
     limit: str
@@ -385,7 +384,8 @@ class AccountRisk:
             # A fee that its fill does not value makes the equity unknown where no rate does: it is not lost here.
             known.result = money.add(known.result, effect.realised_pnl, (fee or ZERO).copy_negate())
             known.closed = known.closed or effect.closed_quantity > 0
-            self._set_open(order.id, money.subtract(known.open, min(known.open, fill.quantity)))
+            if self._set_open(order.id, money.subtract(known.open, min(known.open, fill.quantity))):
+                return
         elif family is not None:
             self._count(family)
         self._refresh(book)
@@ -717,20 +717,23 @@ class AccountRisk:
     def _book_rate(self, instrument: Instrument) -> Decimal | None:
         return self._of_symbol[instrument.symbol][0].rate
 
-    def _set_open(self, order_id: str, quantity: Decimal) -> None:
-        """What an order can still trade has changed."""
+    def _set_open(self, order_id: str, quantity: Decimal) -> bool:
+        """What an order can still trade has changed; whether its own book was valued again for that."""
         order = self._orders[order_id]
         change = money.subtract(quantity, order.open)
+        if order.parent_id is None and not change:
+            return False
         order.open = quantity
         book = self._book(order.key)
         book.working[order.side] = money.add(book.working[order.side], change)
         if order.parent_id is None:
             book.reserved[order.side] = money.add(book.reserved[order.side], change)
             self._refresh(book)
-        else:
-            family = self._families[order.parent_id]
-            family.open[order.side] = money.add(family.open[order.side], change)
-            self._count(family)
+            return True
+        family = self._families[order.parent_id]
+        family.open[order.side] = money.add(family.open[order.side], change)
+        self._count(family)
+        return False
 
     def _count(self, family: _Family) -> None:
         """What the family reserves has changed."""

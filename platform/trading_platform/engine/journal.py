@@ -11,6 +11,8 @@ import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +20,7 @@ import psycopg
 
 from trading_platform import db
 from trading_platform.db import Database
-from trading_platform.domain.orders import EventType, Step
+from trading_platform.domain.orders import EventType, Status, Step
 from trading_platform.engine import metrics
 from trading_platform.engine.store import COMMIT, order_row
 from trading_platform.leadership import Lease, LeaseLost
@@ -77,6 +79,13 @@ class Journal:
         if self._newest is not None:
             await asyncio.shield(self._newest)
 
+    def tell(self, waiting: asyncio.Future[None]) -> None:
+        """Have `waiting` share what becomes of the newest of what was appended so far."""
+        if self._newest is None:
+            _share(waiting, None)
+        else:
+            self._newest.add_done_callback(partial(_share, waiting))
+
     async def run(self, context: LoopContext) -> None:
         """Write until stopped. Raises LeaseLost, Halted or CommitFailed, and so does everything that waits."""
         group: list[_Entry] = []
@@ -128,9 +137,10 @@ class Journal:
 
     async def _write(self, steps: Sequence[Step]) -> None:
         self._lease.assert_held()
+        parameters = self._parameters(steps)
         with metrics.COMMIT.time():
             try:
-                await self._db.execute(COMMIT, self._parameters(steps))
+                await self._db.execute(COMMIT, parameters)
             except psycopg.Error as error:
                 match error.sqlstate:
                     case "TR001":  # the token is not the lease's current one
@@ -157,20 +167,25 @@ class Journal:
         }
 
 
-def _event(step: Step) -> dict[str, Any]:
+class _Event(msgspec.Struct, omit_defaults=True):
+    id: str
+    n: int
+    type: EventType
+    after: Status
+    data: dict[str, Any]
+    actor: str
+    correlation: str
+    at: datetime
+    before: Status | None = None
+    causation: str | None = None
+
+
+def _event(step: Step) -> _Event:
     event, order = step.event, step.order
-    return {
-        "id": order.id,
-        "n": order.order_seq,
-        "type": event.type,
-        "before": step.before,
-        "after": order.status,
-        "data": _data(step),
-        "actor": event.actor,
-        "correlation": order.intent.correlation_id,
-        "causation": event.causation_id,
-        "at": event.at,
-    }
+    return _Event(
+        order.id, order.order_seq, event.type, order.status, _data(step), event.actor, order.intent.correlation_id, event.at, step.before,
+        event.causation_id,
+    )  # fmt: skip
 
 
 def _data(step: Step) -> dict[str, Any]:
@@ -208,3 +223,16 @@ def _seen(written: asyncio.Future[None]) -> None:
     """Whoever had to know was told by awaiting it; the rest need no warning about an exception nobody fetched."""
     if not written.cancelled():
         written.exception()
+
+
+def _share(waiting: asyncio.Future[None], written: asyncio.Future[None] | None) -> None:
+    if waiting.done():
+        return
+    error: BaseException | None = None
+    if written is not None:
+        error = CommitFailed("the engine stopped before the commit was confirmed") if written.cancelled() else written.exception()
+    if error is None:
+        waiting.set_result(None)
+    else:
+        waiting.set_exception(error)
+        _seen(waiting)

@@ -195,9 +195,12 @@ class Session:
         with metrics.LATENCY.time():
             batch = self.core.place(request, actor, now())
             waiting = [self._answer_of(intent.client_order_id) for intent in batch.sends] if answered else []
-            await self.durable(batch)
-            for answer in waiting:
-                await asyncio.shield(answer)
+            if waiting:  # what the orders rest on is durable before they are sent, let alone answered
+                self.apply(batch)
+                for answer in waiting:
+                    await asyncio.shield(answer)
+            else:
+                await self.durable(batch)
         return self._known(order_id), batch.created
 
     async def cancel(self, order_id: str, actor: str) -> Order:
@@ -270,7 +273,8 @@ class Session:
         while self._lookups:
             asked = dict(self._lookups)
             try:
-                orders = {order.id: order for order in await self.store.find(list(asked))}
+                known = await self.store.known(list(asked))  # hardly ever any: not the whole rows
+                orders = {order.id: order for order in await self.store.find(known)} if known else {}
             except BaseException as error:
                 for found in asked.values():
                     found.set_exception(error)
@@ -325,7 +329,11 @@ class Session:
         """Send a committed order, once. Whatever happens, what is known then is committed."""
         order_id = intent.client_order_id
         if written is not None:
-            await asyncio.shield(written)
+            try:
+                await asyncio.shield(written)
+            except Exception as error:
+                self._tell(order_id, error)
+                raise
         async with self._sending:
             refusal = self._refusal(intent)
             answer: VenueOrder | VenueRejected | VenueUnknown
@@ -340,9 +348,14 @@ class Session:
         self.apply(self.core.on_answer(order_id, answer, now()))
         waiting = self._answered.pop(order_id, None)
         if waiting is not None:
-            await self.journal.settled()
-            if not waiting.done():
-                waiting.set_result(None)
+            self.journal.tell(waiting)
+
+    def _tell(self, order_id: str, error: Exception) -> None:
+        """Let whoever waits for the answer know that there will be none."""
+        waiting = self._answered.pop(order_id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(error)
+            waiting.exception()
 
     async def _submit(self, intent: Intent) -> VenueOrder | VenueRejected | VenueUnknown:
         settings = self._settings.venues[self.account.venue]

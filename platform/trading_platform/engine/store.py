@@ -45,17 +45,12 @@ WITH events AS (
            limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
            flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
            signal_id, last_order_seq, created_at, updated_at
-      FROM json_populate_recordset(NULL::orders, %(made)s)
-), changed AS (
-    UPDATE orders
-       SET venue_order_id = given.venue_order_id, status = given.status, filled_quantity = given.filled_quantity,
-           filled_notional = given.filled_notional, fees = given.fees, reason_code = given.reason_code,
-           reason = given.reason, memory = given.memory, last_order_seq = given.last_order_seq, updated_at = given.updated_at
-      FROM json_to_recordset(%(changed)s) AS given (id text, venue_order_id text, status text, filled_quantity numeric,
-                                                    filled_notional numeric, fees numeric, reason_code text, reason text,
-                                                    memory jsonb, last_order_seq integer, updated_at timestamptz)
-     WHERE client_order_id = given.id
-    RETURNING 1
+      FROM json_populate_recordset(NULL::orders, %(orders)s)
+    ON CONFLICT (client_order_id) DO UPDATE
+       SET venue_order_id = EXCLUDED.venue_order_id, status = EXCLUDED.status, filled_quantity = EXCLUDED.filled_quantity,
+           filled_notional = EXCLUDED.filled_notional, fees = EXCLUDED.fees, reason_code = EXCLUDED.reason_code,
+           reason = EXCLUDED.reason, memory = EXCLUDED.memory, last_order_seq = EXCLUDED.last_order_seq,
+           updated_at = EXCLUDED.updated_at
 ), fills AS (
     INSERT INTO fills (account_id, venue, venue_trade_id, client_order_id, instrument_id, side, position_side, quantity, price, fee,
                        fee_currency, liquidity, executed_at, ts_event_ns)
@@ -67,7 +62,6 @@ WITH events AS (
 )
 INSERT INTO outbox (stream, message)
 SELECT %(stream)s, jsonb_build_object('seqs', jsonb_agg(seq ORDER BY seq), 'messages', %(messages)s::jsonb) FROM events
-RETURNING (SELECT count(*) FROM changed)
 """
 
 _ORDER_COLUMNS: tuple[str, ...] = (
@@ -115,22 +109,6 @@ class OrderRow(msgspec.Struct, omit_defaults=True):
     signal_id: str | None = None
 
 
-class OrderChange(msgspec.Struct, omit_defaults=True):
-    """The columns that events change, of a row that is there."""
-
-    id: str
-    status: str
-    filled_quantity: Decimal
-    filled_notional: Decimal
-    fees: Decimal
-    last_order_seq: int
-    updated_at: datetime
-    venue_order_id: str | None
-    reason_code: str | None
-    reason: str | None
-    memory: Mapping[str, Any] | None = None
-
-
 def order_row(order: Order) -> OrderRow:
     intent = order.intent
     return OrderRow(
@@ -139,13 +117,6 @@ def order_row(order: Order) -> OrderRow:
         order.filled_quantity, order.filled_notional, order.fees, order.order_seq, order.created_at, order.updated_at,
         order.venue_order_id, intent.limit_price, intent.trigger_price, intent.expire_at, intent.parent_id, intent.role, intent.replaces,
         intent.terms, order.memory, order.reason_code, order.reason, intent.strategy, intent.signal_id,
-    )  # fmt: skip
-
-
-def order_change(order: Order) -> OrderChange:
-    return OrderChange(
-        order.intent.client_order_id, order.status, order.filled_quantity, order.filled_notional, order.fees, order.order_seq,
-        order.updated_at, order.venue_order_id, order.reason_code, order.reason, order.memory,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "tests")]
 
 import uvloop
+from prometheus_client import REGISTRY
 from servers import Market
 from trading_platform import config, money
 from trading_platform.config import AccountSettings, Settings
@@ -221,6 +222,10 @@ async def work(arguments: argparse.Namespace, settings: Settings) -> dict[str, A
         else:
             found = await paced(bench, run, arguments.rate, arguments.seconds)
         await asyncio.sleep(0.3)  # the outbox's last entries
+    commits, writing_s, events = (
+        REGISTRY.get_sample_value(f"smc_trading_commit_{name}") or 0.0 for name in ("seconds_count", "seconds_sum", "events_sum")
+    )
+    found["commits"] = {"number": commits, "events_each": events / commits, "ms_each": writing_s / commits * 1e3, "share": writing_s}
     found["placed"] = found["orders"] + arguments.warm_up
     found["reached_venue"] = sum(venue.submitted for venue in bench.made) if bench.made else None
     found["refused"] = bench.refused
