@@ -30,6 +30,48 @@ CREATE TRIGGER instruments_stay BEFORE DELETE OR TRUNCATE ON instruments FOR EAC
 -- One row a commit: its events in their order, and the numbers they got. What a release before this one left has another shape.
 DELETE FROM outbox;
 
+-- What the engine's journal commits: the events, the orders they lead to, the fills, and one entry of the outbox. Rows are numbered in
+-- the order they are given; an execution already recorded makes all of it fail. A function, because its plan is made once a connection:
+-- planning costs as much as writing one order, and the engine commits hundreds of times a second.
+CREATE FUNCTION commit_orders(the_account text, the_lease text, the_token bigint, the_stream text, the_events json, the_orders json,
+                              the_fills json, the_messages jsonb) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    WITH events AS (
+        INSERT INTO order_events (client_order_id, order_seq, account_id, type, from_status, to_status, data, actor, correlation_id,
+                                  causation_id, lease, fencing_token, occurred_at)
+        SELECT id, n, the_account, type, before, after, data, actor, correlation, causation, the_lease, the_token, at
+          FROM json_to_recordset(the_events) AS given (id text, n integer, type text, before text, after text, data jsonb, actor text,
+                                                       correlation text, causation text, at timestamptz)
+        RETURNING seq
+    ), orders AS (
+        INSERT INTO orders (client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,
+                            limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
+                            flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
+                            signal_id, last_order_seq, created_at, updated_at)
+        SELECT client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,
+               limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
+               flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
+               signal_id, last_order_seq, created_at, updated_at
+          FROM json_populate_recordset(NULL::orders, the_orders)
+        ON CONFLICT (client_order_id) DO UPDATE
+           SET venue_order_id = EXCLUDED.venue_order_id, status = EXCLUDED.status, filled_quantity = EXCLUDED.filled_quantity,
+               filled_notional = EXCLUDED.filled_notional, fees = EXCLUDED.fees, reason_code = EXCLUDED.reason_code,
+               reason = EXCLUDED.reason, memory = EXCLUDED.memory, last_order_seq = EXCLUDED.last_order_seq,
+               updated_at = EXCLUDED.updated_at
+    ), fills AS (
+        INSERT INTO fills (account_id, venue, venue_trade_id, client_order_id, instrument_id, side, position_side, quantity, price, fee,
+                           fee_currency, liquidity, executed_at, ts_event_ns)
+        SELECT the_account, venue, trade_id, id, instrument_id, side, position_side, quantity, price, fee, fee_currency, liquidity,
+               executed_at, ts_event_ns
+          FROM json_to_recordset(the_fills) AS given (venue text, trade_id text, id text, instrument_id integer, side order_side,
+                                                      position_side text, quantity numeric, price numeric, fee numeric,
+                                                      fee_currency text, liquidity text, executed_at timestamptz, ts_event_ns bigint)
+    )
+    INSERT INTO outbox (stream, message)
+    SELECT the_stream, jsonb_build_object('seqs', jsonb_agg(seq ORDER BY seq), 'messages', the_messages) FROM events;
+END $$;
+
 -- The state of trading --------------------------------------------------------------------------------------------------------------
 -- Every change gets a version; whoever sends orders acknowledges the version it obeys, and a halt counts once that has happened.
 

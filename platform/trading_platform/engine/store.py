@@ -1,4 +1,4 @@
-"""What the engine keeps and reads: events first, everything else derived, written by one statement, refused when fenced or halted."""
+"""What the engine keeps and reads: events first, everything else derived, written by one call, refused when fenced or halted."""
 
 from __future__ import annotations
 
@@ -26,43 +26,10 @@ from trading_platform.leadership import Lease
 
 ZERO = Decimal(0)
 
-# One statement, one round trip, one transaction: the events, the orders they lead to, the fills, and one entry of the outbox.
-# Rows are numbered in the order they are given; an execution already recorded makes all of it fail.
-COMMIT: LiteralString = """
-WITH events AS (
-    INSERT INTO order_events (client_order_id, order_seq, account_id, type, from_status, to_status, data, actor, correlation_id,
-                              causation_id, lease, fencing_token, occurred_at)
-    SELECT id, n, %(account)s, type, before, after, data, actor, correlation, causation, %(lease)s, %(token)s, at
-      FROM json_to_recordset(%(events)s) AS given (id text, n integer, type text, before text, after text, data jsonb, actor text,
-                                                   correlation text, causation text, at timestamptz)
-    RETURNING seq
-), orders AS (
-    INSERT INTO orders (client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,
-                        limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
-                        flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
-                        signal_id, last_order_seq, created_at, updated_at)
-    SELECT client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,
-           limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
-           flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
-           signal_id, last_order_seq, created_at, updated_at
-      FROM json_populate_recordset(NULL::orders, %(orders)s)
-    ON CONFLICT (client_order_id) DO UPDATE
-       SET venue_order_id = EXCLUDED.venue_order_id, status = EXCLUDED.status, filled_quantity = EXCLUDED.filled_quantity,
-           filled_notional = EXCLUDED.filled_notional, fees = EXCLUDED.fees, reason_code = EXCLUDED.reason_code,
-           reason = EXCLUDED.reason, memory = EXCLUDED.memory, last_order_seq = EXCLUDED.last_order_seq,
-           updated_at = EXCLUDED.updated_at
-), fills AS (
-    INSERT INTO fills (account_id, venue, venue_trade_id, client_order_id, instrument_id, side, position_side, quantity, price, fee,
-                       fee_currency, liquidity, executed_at, ts_event_ns)
-    SELECT %(account)s, venue, trade_id, id, instrument_id, side, position_side, quantity, price, fee, fee_currency, liquidity,
-           executed_at, ts_event_ns
-      FROM json_to_recordset(%(fills)s) AS given (venue text, trade_id text, id text, instrument_id integer, side order_side,
-                                                  position_side text, quantity numeric, price numeric, fee numeric,
-                                                  fee_currency text, liquidity text, executed_at timestamptz, ts_event_ns bigint)
+# One round trip, one transaction: the events, the orders they lead to, the fills, and one entry of the outbox (see the migration).
+COMMIT: LiteralString = (
+    "SELECT commit_orders(%(account)s, %(lease)s, %(token)s, %(stream)s, %(events)s, %(orders)s, %(fills)s, %(messages)s)"
 )
-INSERT INTO outbox (stream, message)
-SELECT %(stream)s, jsonb_build_object('seqs', jsonb_agg(seq ORDER BY seq), 'messages', %(messages)s::jsonb) FROM events
-"""
 
 _ORDER_COLUMNS: tuple[str, ...] = (
     "client_order_id", "account_id", "instrument_id", "venue", "venue_order_id", "side", "type", "time_in_force", "quantity",
