@@ -411,6 +411,10 @@ class Session:
     async def match(self, trades: Sequence[VenueTrade]) -> None:
         """Executions of orders that are not in memory: ended long ago, or none of ours."""
         await self.journal.settled()
+        recorded_ids = await self.store.recorded(self.account.venue, self.account.id, [trade.fill.trade_id for trade in trades])
+        trades = [trade for trade in trades if trade.fill.trade_id not in recorded_ids]
+        if not trades:
+            return
         ids = sorted({trade.client_order_id for trade in trades})
         orders = {order.id: order for order in await self.store.find(ids) if order.intent.account_id == self.account.id}
         recorded = await self.store.trades_of(list(orders))

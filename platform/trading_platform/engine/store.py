@@ -229,6 +229,14 @@ class OrderStore:
         rows = await self._db.fetch_tuples("SELECT client_order_id FROM orders WHERE client_order_id = ANY(%s)", (list(ids),))
         return [row[0] for row in rows]
 
+    async def recorded(self, venue: str, account_id: str, trade_ids: Sequence[str]) -> set[str]:
+        """Those of a venue's executions that are recorded."""
+        rows = await self._db.fetch_tuples(
+            "SELECT venue_trade_id FROM fills WHERE venue = %s AND account_id = %s AND venue_trade_id = ANY(%s)",
+            (venue, account_id, list(trade_ids)),
+        )
+        return {row[0] for row in rows}
+
     async def trades_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """The executions recorded of each order."""
         async with self._db.transaction() as cursor:

@@ -110,10 +110,11 @@ class Bench:
         settings, path = self._at.fresh()
         found = _ours(path, "burst", "--orders", self._size.life)
         self._check(settings, found)
-        costs = list(found["cost_us"].items())
-        for orders, cost in costs:
-            self._report.add(f"engine: cost of an order when there were {int(orders):,}, µs", [cost], 0)
-        self._report.add("engine: cost of the last of these / the first", [costs[-1][1] / costs[0][1]], 2, most=1.25)
+        for name, title in (("cost_us", "on the clock"), ("own_cost_us", "of the engine's own time")):
+            costs = list(found[name].items())
+            for orders, cost in costs:
+                self._report.add(f"engine: an order when there were {int(orders):,}, {title}, µs", [cost], 0)
+            self._report.add(f"engine: the last of these / the first, {title}", [costs[-1][1] / costs[0][1]], 2, most=1.25)
         self._report.add(f"engine: memory at the end of {self._size.life:,} orders, MiB", [found["memory_mib"]], 0)
         few, many = (_peer(orders) for orders in self._size.peer)
         cost_few = few["seconds"] / few["orders"] * 1e6
