@@ -36,6 +36,7 @@ from trading_platform.risk import app as risk_app
 
 SERVICES = {"engine": engine_app, "paper-venue": paper_venue_app, "portfolio": portfolio_app, "risk": risk_app}
 PR_SET_PDEATHSIG = 1
+HELD_UP_S = 0.1
 
 When = Callable[..., bool]
 Moment = Literal["before", "midway", "after"]
@@ -127,6 +128,8 @@ def _die_at(name: str, passes: int) -> None:
                 return await original(*arguments, **named)
             if moment == "after":
                 await original(*arguments, **named)
+            elif moment == "before":  # held up first: what does not wait for this step has time to go wrong
+                await asyncio.sleep(HELD_UP_S)
             elif moment == "midway":
                 await asyncio.wait({asyncio.ensure_future(original(*arguments, **named))}, timeout=random.uniform(0.0005, 0.006))
             return _die()
