@@ -235,6 +235,7 @@ async def work(arguments: argparse.Namespace, settings: Settings) -> dict[str, A
         if arguments.warm_up:
             await burst(bench, f"warm-{run}", arguments.warm_up, min(arguments.at_once, arguments.warm_up))
             bench.acknowledged.clear()
+            await asyncio.sleep(1)  # until what the burst left, as the outbox, is worked off
         if arguments.what == "burst":
             found = await burst(bench, run, arguments.orders, arguments.at_once)
         else:
