@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("platform", "tests", "tests/faults")]
 
-from harness import FAULTS, Kill, Launcher, NotReached, Outcome, Stage, scene, staged  # noqa: E402 - of the paths above
-from launcher import POINTS  # noqa: E402
+from harness import FAULTS, Kill, Launcher, NotReached, Outcome, Stage, scene, staged
+from launcher import POINTS
 
 AT_STEPS = 0.6  # share of the kills that are at named steps
 

@@ -20,8 +20,8 @@ sys.path[:0] = [str(ROOT / "platform"), str(ROOT / "tests")]
 
 import httpx
 import yaml
-from servers import PostgresServer, RedisServer, _program, key_pair, settings_for
 from psycopg.types.json import Jsonb
+from servers import PostgresServer, RedisServer, _program, key_pair, settings_for
 from trading_platform import migrate
 from trading_platform.config import Settings
 from trading_platform.domain.figures import PublishedFigures
