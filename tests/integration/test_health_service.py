@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 from conftest import eventually
 from trading_platform.config import Settings
+from trading_platform.health import service as watch
 from trading_platform.health.app import create
 
-SERVICES = ("gateway", "market-data", "engine", "strategy", "risk", "portfolio")
+SERVICES = ("gateway", "market-data", "engine", "strategy", "risk", "portfolio", "paper-venue")
 
 
 class Behind:
@@ -30,6 +32,12 @@ class Behind:
         if name == "market-data":
             document |= {"live_symbols": ["BTCUSDT"], "age_seconds": {"BTCUSDT": self.age_s}}
         return ill or httpx.Response(200, json=document)
+
+
+@pytest.fixture(autouse=True)
+def a_look_gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MongoDB's driver waits for a server as long as a look lets it: here none comes."""
+    monkeypatch.setattr(watch, "LOOK_WITHIN_S", 0.5)
 
 
 @asynccontextmanager
