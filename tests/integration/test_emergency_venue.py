@@ -43,7 +43,8 @@ async def test_what_rests_at_the_venue_is_cancelled_through_the_venues_own_api(s
             await means.close()
         assert (report.complete, report.left, report.unseen) == (True, [], []), report.document()
         assert report.accounts["paper"].cancelled == 3
-        assert report.accounts["paper"].dead_man_armed
+        assert not report.accounts["paper"].dead_man_armed
+        assert await db.fetch_tuples("SELECT * FROM paper_venue.timers") == []
         assert await _open(venue) == []
 
 

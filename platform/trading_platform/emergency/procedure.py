@@ -218,6 +218,7 @@ class _Run:
                         venue = await self._opened(account_id)
                     await self._arm(account_id, venue)
                     if await self._cleared(account_id, venue) and await self._flat(account_id):
+                        await self._disarm(account_id, venue)
                         break
                 except Exception as error:
                     # Never ends the attempts: whatever it is, the orders are still there.
@@ -241,15 +242,26 @@ class _Run:
         return venue
 
     async def _arm(self, account_id: str, venue: VenueAccount) -> None:
-        """Should this process die now, the venue cancels by itself."""
+        """Should this process die now, the venue cancels by itself. Not without a halt: new orders are none of its business."""
         account = self.report.accounts[account_id]
-        if not venue.has_dead_man or account.dead_man_armed:
+        if not venue.has_dead_man or account.dead_man_armed or not self.report.halts:
             return
         try:
             await self._bounded(venue.arm_dead_man(self.means.symbols(), DEAD_MAN_S))
             account.dead_man_armed = True
         except Exception as error:
             log.warning("emergency stop: dead-man timer not armed", extra={"account": account_id, "error": _said(error)})
+
+    async def _disarm(self, account_id: str, venue: VenueAccount) -> None:
+        """Nothing is open: left armed, it would cancel what is placed after a release within its time."""
+        account = self.report.accounts[account_id]
+        if not account.dead_man_armed:
+            return
+        try:
+            await self._bounded(venue.arm_dead_man(self.means.symbols(), 0))
+            account.dead_man_armed = False
+        except Exception as error:
+            log.warning("emergency stop: dead-man timer not disarmed", extra={"account": account_id, "error": _said(error)})
 
     async def _cleared(self, account_id: str, venue: VenueAccount) -> bool:
         """One look, and a cancel of what it saw. True for an empty look that began while the halt held."""

@@ -26,7 +26,7 @@ class Venue:
     stuck: bool = False
     silent: int = 0
     has_dead_man: bool = False
-    armed: list[tuple[str, ...]] = field(default_factory=list)
+    armed: list[tuple[tuple[str, ...], float]] = field(default_factory=list)
     looks: int = 0
     closed: bool = False
 
@@ -49,7 +49,7 @@ class Venue:
             self.late = []
 
     async def arm_dead_man(self, symbols: Sequence[str], timeout_s: float) -> None:
-        self.armed.append(tuple(symbols))
+        self.armed.append((tuple(symbols), timeout_s))
 
 
 @dataclass
@@ -182,10 +182,24 @@ async def test_a_dead_engine_holds_nothing_up() -> None:
     assert report.seconds < 2
 
 
-async def test_the_dead_man_timer_is_armed_once_where_there_is_one() -> None:
+async def test_the_dead_man_timer_is_armed_once_and_disarmed_when_nothing_is_left() -> None:
+    """Left armed it would cancel what is placed after a release."""
+    symbols = ("BTCUSDT", "ETHUSDT")
     venue = Venue([A], has_dead_man=True)
     report = await stop(Means({"paper": venue}))
-    assert (venue.armed, report.accounts["paper"].dead_man_armed) == ([("BTCUSDT", "ETHUSDT")], True)
+    assert (venue.armed, report.accounts["paper"].dead_man_armed) == ([(symbols, 10.0), (symbols, 0)], False)
+
+
+async def test_the_dead_man_timer_stays_armed_while_something_is_left() -> None:
+    venue = Venue([A], has_dead_man=True, stuck=True)
+    report = await stop(Means({"paper": venue}), deadline_s=0.3)
+    assert ([timeout for _, timeout in venue.armed], report.accounts["paper"].dead_man_armed) == ([10.0], True)
+
+
+async def test_a_cancel_without_a_halt_leaves_the_dead_man_timer_alone() -> None:
+    venue = Venue([A], has_dead_man=True)
+    report = await emergency.cancel(Means({"paper": venue}), ("paper",), deadline_s=5)
+    assert (venue.orders, venue.armed, report.complete) == ([], [], True)
 
 
 async def test_what_is_held_counts_only_where_closing_was_asked_for() -> None:
