@@ -161,7 +161,7 @@ def _print(report: Report, path: Path, trouble: str, *, as_json: bool) -> None:
         print(f"  halt: version {report.version}, {'acknowledged' if report.acknowledged else 'not acknowledged'}")
     print(f"  cancels sent to venues: {cancelled}" + (f"; latch file: {path}" if laid else ""))
     for name, account in report.accounts.items():
-        for said in filter(None, (account.engine, "the venue's dead-man timer is armed: what is open in 10 s is cancelled" if account.dead_man_armed else "")):
+        for said in filter(None, (account.engine, "the venue's dead-man timer is armed" if account.dead_man_armed else "")):
             print(f"  {name}: {said}")
     for line in report.left:
         print(f"  LEFT      {line}")
