@@ -146,10 +146,16 @@ class Batch:
 
 @dataclass(slots=True)
 class _Unsettled:
-    """An order the venue has to be asked about. Until `signed_until` a request for it may have been signed."""
+    """An order the venue has to be asked about. Until `signed_until` a request for it may have been signed.
+
+    `arrival`: nothing is asked but whether it arrived, which an acknowledgement answers. Any other question (what came of a cancel,
+    why the books differ, which executions it had) is answered only by asking, and not by an answer to one put before `since`.
+    """
 
     signed_until: datetime
     due: datetime
+    since: datetime
+    arrival: bool = False
     pause_s: float = QUERY_AGAIN_FIRST_S
 
 
@@ -274,7 +280,7 @@ class AccountCore:
             self._keep(order, set(trades.get(order.id, ())))
             self.risk.on_open(order)
             if order.status in (Status.PENDING_NEW, Status.UNKNOWN, Status.PENDING_CANCEL) and not order.intent.is_held:
-                self._unsettled[order.id] = _Unsettled(now, now)
+                self._ask(order.id, now)
 
     def revive(self, order: Order, trades: Iterable[str]) -> None:
         """Remember an ended order again, because something about it was heard."""
@@ -376,7 +382,7 @@ class AccountCore:
                     self.risk.on_reject(order)
                     self._step(batch, order, Event(EventType.REJECTED, now, self._them, code=answer.code, detail=answer.detail), now)
                 case _:
-                    self._unsettled[order_id] = _Unsettled(now, now)
+                    self._ask_of_submit(order_id, now)
                     if order.may(EventType.SUBMIT_UNKNOWN):
                         self._step(batch, order, Event(EventType.SUBMIT_UNKNOWN, now, ACTOR, detail=str(answer)), now)
             self._cancel_if_wanted(batch, order_id)
@@ -393,7 +399,7 @@ class AccountCore:
             if isinstance(answer, VenueOrder):
                 self._follow(batch, order, answer, now)
             if order_id in self._open and order_id not in self._ends:
-                self._unsettled.setdefault(order_id, _Unsettled(now, now)).due = now
+                self._ask(order_id, now)
         elif isinstance(answer, VenueOrder):
             self._late(batch, answer, now)
         return self._finish(batch, now, order_id)
@@ -406,7 +412,7 @@ class AccountCore:
             return batch
         if isinstance(answer, VenueOrder):
             self._follow(batch, order, answer, now)
-            self._settle(batch, order_id, answer, now)
+            self._settle(batch, order_id, answer, asked_at, now)
         elif answer is None:
             self._not_there(batch, order, asked_at, now)
         return self._finish(batch, now, order_id)
@@ -477,7 +483,7 @@ class AccountCore:
     def ask_again(self, order_id: str, now: datetime) -> None:
         """The books differ about this order: it is unsettled until the venue has been asked."""
         if order_id in self._open:
-            self._unsettled.setdefault(order_id, _Unsettled(now, now)).due = now
+            self._ask(order_id, now)
 
     # --- a new order --------------------------------------------------------------------------------------------------
 
@@ -587,13 +593,28 @@ class AccountCore:
             self._cancel_attempts[order_id] = self._cancel_attempts.get(order_id, 0) + 1
             batch.cancels.append(order)
 
-    def _settle(self, batch: Batch, order_id: str, answer: VenueOrder, now: datetime) -> None:
+    # --- what the venue has to be asked ---------------------------------------------------------------------------------
+
+    def _ask(self, order_id: str, now: datetime, due: datetime | None = None) -> None:
+        """Put a question about the order that only asking answers."""
+        due = now if due is None else due
+        unsettled = self._unsettled.setdefault(order_id, _Unsettled(now, due, now))
+        unsettled.due, unsettled.since, unsettled.arrival = min(unsettled.due, due), now, False
+
+    def _ask_of_submit(self, order_id: str, now: datetime) -> None:
+        """Its submit got no answer. A question that was there before stays what it was."""
+        known = self._unsettled.get(order_id)
+        self._unsettled[order_id] = _Unsettled(now, now, now, arrival=known is None or known.arrival)
+
+    def _settle(self, batch: Batch, order_id: str, answer: VenueOrder, asked_at: datetime, now: datetime) -> None:
         """The venue was asked and knows the order."""
         order = self._open.get(order_id)
         if order is None or order_id in self._ends or answer.filled_quantity > order.filled_quantity:
             return
         if order.status is not Status.PENDING_CANCEL:
-            self._unsettled.pop(order_id, None)
+            unsettled = self._unsettled.get(order_id)
+            if unsettled is not None and asked_at >= unsettled.since:
+                del self._unsettled[order_id]
         elif self._cancel_attempts.get(order_id, 0) < CANCEL_ATTEMPTS:
             self._cancel_if_wanted(batch, order_id)
         else:
@@ -607,11 +628,11 @@ class AccountCore:
         """The venue does not know the order. It is over once no request for it can arrive any more."""
         if not order.may(EventType.NEVER_RECEIVED):
             if asked_at <= self._missing.setdefault(order.id, now):  # it may have been asked before the order was there
-                self._unsettled.setdefault(order.id, _Unsettled(now, now)).due = now
+                self._ask(order.id, now)
                 return
             self._alert(batch, "lost_order", f"we hold {order.id} as {order.status}; the venue does not know it")
             return
-        unsettled = self._unsettled.setdefault(order.id, _Unsettled(now, now))
+        unsettled = self._unsettled.setdefault(order.id, _Unsettled(now, now, now))
         if order.id not in self._sent and asked_at >= unsettled.signed_until + self._certain_after:
             event = Event(EventType.NEVER_RECEIVED, now, ACTOR, code="VENUE_NEVER_RECEIVED", detail="the venue does not know this order")
             self._step(batch, order, event, now)
@@ -624,8 +645,9 @@ class AccountCore:
         if order is not None and order.may(EventType.ACCEPTED) and theirs.status != "REJECTED":
             accepted = Event(EventType.ACCEPTED, now, self._them, venue_order_id=theirs.venue_order_id)
             order = self._step(batch, order, accepted, now)
-            if order.status is not Status.PENDING_CANCEL:
-                self._unsettled.pop(order.id, None)
+            unsettled = self._unsettled.get(order.id)
+            if order.status is not Status.PENDING_CANCEL and unsettled is not None and unsettled.arrival:
+                del self._unsettled[order.id]
         return order
 
     def _follow(self, batch: Batch, order: Order, theirs: VenueOrder, now: datetime) -> None:
@@ -641,7 +663,8 @@ class AccountCore:
             self._ends[order.id] = theirs
         if theirs.filled_quantity > current.filled_quantity:
             batch.symbols.add(current.intent.symbol)
-            self._unsettled.setdefault(order.id, _Unsettled(now, now + timedelta(seconds=QUERY_AGAIN_FIRST_S)))
+            if order.id not in self._unsettled:
+                self._ask(order.id, now, now + timedelta(seconds=QUERY_AGAIN_FIRST_S))
         else:
             self._end_if_complete(batch, current, now)
 

@@ -242,6 +242,36 @@ def test_a_submit_without_answer_is_asked_for_and_never_sent_again(desk: Desk) -
     assert (desk.now(sent.client_order_id).status, desk.core.unsettled) == (Status.NEW, 0)
 
 
+def test_a_late_acknowledgement_answers_whether_the_order_arrived_and_nothing_else(desk: Desk) -> None:
+    sent = desk.place(type="limit", limit_price=Decimal(100)).sends[0]
+    order_id = sent.client_order_id
+    desk(desk.core.on_trade(desk.trade(order_id, "0.4"), NOW))
+    desk.core.ask_again(order_id, NOW)  # the stream was interrupted: it may have ended meanwhile
+    desk(desk.core.on_report(VenueReport(theirs(sent, "NEW")), later(1)))
+    assert [order.id for order in desk(desk.core.on_time(later(1))).queries] == []  # its submit is still on its way
+    desk(desk.core.on_answer(order_id, theirs(sent, "NEW", "0.4"), later(1)))
+    assert [order.id for order in desk(desk.core.on_time(later(1))).queries] == [order_id]
+    desk(desk.core.on_query(order_id, theirs(sent, "CANCELED", "0.4"), later(1), later(2)))
+    assert desk.now(order_id).status is Status.CANCELED
+
+
+def test_a_submit_without_answer_does_not_take_the_place_of_another_question(desk: Desk) -> None:
+    sent = desk.place(type="limit", limit_price=Decimal(100)).sends[0]
+    desk.core.ask_again(sent.client_order_id, NOW)
+    desk(desk.core.on_answer(sent.client_order_id, VenueUnknown("no answer"), later(1)))
+    desk(desk.core.on_report(VenueReport(theirs(sent, "NEW")), later(1)))
+    assert desk.core.unsettled == 1
+
+
+def test_an_answer_to_a_question_put_before_does_not_answer_a_newer_one(desk: Desk) -> None:
+    order = desk.limit()
+    desk.core.ask_again(order.id, later(2))
+    desk(desk.core.on_query(order.id, theirs(order.id, "NEW"), later(1), later(3)))
+    assert [asked.id for asked in desk(desk.core.on_time(later(3))).queries] == [order.id]
+    desk(desk.core.on_query(order.id, theirs(order.id, "NEW"), later(3), later(4)))
+    assert desk.core.unsettled == 0
+
+
 def test_an_order_unknown_to_the_venue_is_given_up_only_when_it_cannot_arrive_any_more(desk: Desk) -> None:
     sent = desk.place().sends[0]
     order_id = sent.client_order_id
