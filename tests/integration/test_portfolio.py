@@ -226,6 +226,16 @@ async def test_slippage_is_measured_against_the_price_the_order_was_decided_at(
     assert rows == [(100, 2), (100, -2), (None, None), (None, None)]
 
 
+async def test_each_of_an_orders_fills_has_the_price_it_was_decided_at(trading: Trading, opened: PortfolioStore, db: Database) -> None:
+    for order, mark in (("a", "100"), ("b", "200")):
+        await trading.decided_at(db, order, mark)
+    for order in ("a", "b", "a", "unknown", "a"):
+        trading.fill("buy", "1", "101", order=order)
+    await opened.project("paper")
+    rows = await db.fetch_tuples("SELECT decision_price FROM trade_results ORDER BY fill_seq")
+    assert rows == [(100,), (200,), (100,), (None,), (100,)]
+
+
 async def test_many_fills_are_projected_in_few_statements(
     trading: Trading, opened: PortfolioStore, superuser: psycopg.Connection[Any]
 ) -> None:

@@ -184,7 +184,10 @@ async def _next_fills(cursor: AsyncCursor[TupleRow], account_id: str, limit: int
     row = await cursor.fetchone()
     assert row is not None, "the cursor's row was just made"
     await cursor.execute(_NEXT_FILLS, (account_id, row[0], limit))
-    return [FillRow(*fill) for fill in await cursor.fetchall()]
+    fills = await cursor.fetchall()
+    await cursor.execute(_DECISION_MARKS, (list({order_id for order_id, *_ in fills}),))
+    marks = dict(await cursor.fetchall())
+    return [FillRow(*fill, decision_mark=marks.get(order_id)) for order_id, *fill in fills]
 
 
 async def _load_positions(cursor: AsyncCursor[TupleRow], account_id: str) -> dict[Key, Position]:
@@ -225,10 +228,13 @@ def _json(rows: Iterable[dict[str, Any]]) -> str:
 
 
 _NEXT_FILLS: LiteralString = (
-    "SELECT f.seq, f.account_id, f.venue, f.venue_trade_id, f.instrument_id, f.side, f.position_side, f.quantity, f.price, f.fee,"
-    " f.fee_currency, f.executed_at, f.recorded_at, e.mark FROM fills f LEFT JOIN LATERAL ("
-    "SELECT data->'risk'->'facts'->>'mark' AS mark FROM order_events WHERE client_order_id = f.client_order_id AND type = 'submitting'"
-    " ORDER BY order_seq LIMIT 1) e ON true WHERE f.account_id = %s AND f.seq > %s ORDER BY f.seq LIMIT %s"
+    "SELECT client_order_id, seq, account_id, venue, venue_trade_id, instrument_id, side, position_side, quantity, price, fee,"
+    " fee_currency, executed_at, recorded_at FROM fills WHERE account_id = %s AND seq > %s ORDER BY seq LIMIT %s"
+)
+# What each order was decided at: once an order, however many fills it has.
+_DECISION_MARKS: LiteralString = (
+    "SELECT DISTINCT ON (client_order_id) client_order_id, data->'risk'->'facts'->>'mark' FROM order_events"
+    " WHERE client_order_id = ANY(%s) AND type = 'submitting' ORDER BY client_order_id, order_seq"
 )
 _COPY_TRANSACTIONS: LiteralString = "COPY ledger_transactions (id, kind, account_id, occurred_at, fill_seq) FROM STDIN"
 _COPY_LINES: LiteralString = "COPY ledger_lines (transaction_id, line_no, account_id, book, currency, amount) FROM STDIN"
