@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from trading_platform.domain import orders as domain
 from trading_platform.domain.orders import Event, EventType, Intent, Step, advance, client_order_id, initialize
 from trading_platform.engine.journal import CommitFailed, Halted, Journal
 from trading_platform.engine.store import FillRow, settled_otherwise
+from trading_platform.engine.venues import VenueOrder
 from trading_platform.leadership import Lease, LeaseLost
 
 AT = domain.datetime.fromisoformat("2026-01-02T03:04:05+00:00")
@@ -221,6 +223,133 @@ async def test_a_held_order_goes_on_after_a_restart(
 
     await eventually(over, what="the trailing stop's end")
     assert len(exchange.submits) == 1
+
+
+# --- what a start settles by itself -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def once(platform: Platform) -> Platform:
+    """Engines that compare the books at their start and never again: what a start leaves undone stays undone."""
+    platform.settings = platform.settings.model_copy(
+        update={"engine": platform.settings.engine.model_copy(update={"reconcile_every_s": 3600.0})}
+    )
+    return platform
+
+
+async def start_settled(db: Database, number: int) -> None:
+    """Until the comparison of the n-th start is over; whatever it settles is durable before its row is."""
+
+    async def compared() -> bool:
+        return await db.fetch_value("SELECT count(*) FROM reconciliations WHERE kind = 'start'") == number
+
+    await eventually(compared, what="a comparison at the start")
+
+
+async def test_a_start_finds_executions_of_an_order_that_had_ended_here(
+    once: Platform, token: Any, db: Database, exchange: Exchange
+) -> None:
+    """No question about an open order leads to them, only the venue's executions themselves."""
+    await once.start("engine")
+    await once.leads()
+    await once["engine"].post("/orders", json=order(), headers=token("trader"))
+    ended = (await once["engine"].post("/orders", json=resting("r2"), headers=token("trader"))).json()["client_order_id"]
+    await once["engine"].post(f"/orders/{ended}/cancel", headers=token("trader"))
+    await once.stop("engine")
+    exchange.fill("paper", ended, "0.004")
+    exchange.end("paper", ended)
+    await once.start("engine")
+    await start_settled(db, 2)
+    assert await db.fetch_value("SELECT filled_quantity FROM orders WHERE client_order_id = %s", (ended,)) == Decimal("0.004")
+
+
+async def test_a_start_finds_executions_of_orders_we_never_made(once: Platform, token: Any, db: Database, exchange: Exchange) -> None:
+    await once.start("engine")
+    await once.leads()
+    await once["engine"].post("/orders", json=order(), headers=token("trader"))
+    await once.stop("engine")
+    exchange.accept(intent("not ours"))
+    await once.start("engine")
+    await start_settled(db, 2)
+    found = await db.fetch_tuples("SELECT detail->>'kind' FROM audit_events WHERE type = 'reconciliation_mismatch'")
+    assert ("foreign_fill",) in found
+    assert await reducing(db)
+
+
+@pytest.mark.parametrize("arrived", [False, True], ids=["lost", "arrived"])
+async def test_a_start_settles_what_was_on_its_way_before_it_trades(
+    once: Platform, lease: Lease, db: Database, exchange: Exchange, arrived: bool
+) -> None:
+    """An intent without an answer is neither forgotten nor sent again; only then anything new is taken."""
+    wanted = intent("in flight")
+    await write(db, lease, submitting(wanted))
+    if arrived:
+        exchange.accept(wanted)
+    await lease.release()
+    await once.start("engine")
+    await start_settled(db, 1)
+    assert await statuses(db) == ["FILLED" if arrived else "REJECTED"]
+    assert exchange.submits == []
+
+
+# --- between commit and send ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turn(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Submits wait for it, as behind the venue's rate limit: committed, not sent."""
+    waited = asyncio.Event()
+    submit = ScriptedVenue.submit
+
+    async def in_turn(venue: ScriptedVenue, wanted: Intent) -> VenueOrder:
+        await waited.wait()
+        return await submit(venue, wanted)
+
+    monkeypatch.setattr(ScriptedVenue, "submit", in_turn)
+    return waited
+
+
+async def test_an_order_that_waits_for_its_turn_when_a_halt_comes_is_not_sent(
+    platform: Platform, token: Any, db: Database, exchange: Exchange, superuser: psycopg.Connection[Any], turn: asyncio.Event
+) -> None:
+    """The halt is read while the order is committed and waits; it counts as on its way until it was refused."""
+    await platform.start("engine")
+    await platform.leads()
+    asked = asyncio.create_task(platform["engine"].post("/orders", json=order(), headers=token("trader")))
+    await status_becomes(db, "PENDING_NEW")
+    superuser.execute("UPDATE trading_state SET state = 'paused', changed_by = 'user:test' WHERE account_id = '*'")
+    halted = "SELECT max(version) FROM trading_state"
+
+    async def obeyed(in_flight: int) -> bool:
+        return bool(await db.fetch_value(f"SELECT version = ({halted}) AND in_flight = %s FROM trading_state_acks", (in_flight,)))
+
+    await eventually(lambda: obeyed(1), what="the halt obeyed with an order on its way")
+    turn.set()
+    answer = (await asked).json()
+    assert (answer["status"], answer["reason_code"]) == ("REJECTED", "TRADING_PAUSED"), answer
+    await eventually(lambda: obeyed(0), what="nothing on its way")
+    assert exchange.submits == []
+
+
+async def test_an_engine_that_was_frozen_beyond_its_lease_sends_nothing_when_it_wakes(
+    platform: Platform, token: Any, db: Database, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between commit and send the process stands still for longer than the lease; the order is not sent by the one that wakes."""
+    submit, frozen = ScriptedVenue.submit, []
+
+    async def freeze(venue: ScriptedVenue, wanted: Intent) -> VenueOrder:
+        frozen.append(wanted.client_order_id)
+        time.sleep(platform.settings.leases.ttl_s)  # noqa: ASYNC251 - nothing of this process moves
+        return await submit(venue, wanted)
+
+    monkeypatch.setattr(ScriptedVenue, "submit", freeze)
+    await platform.start("engine")
+    await platform.leads()
+    answer = await platform["engine"].post("/orders", json=order(), headers=token("trader"))
+    assert frozen != []
+    assert exchange.submits == [], answer.text
+    assert (answer.status_code, answer.json()["code"]) == (503, "NOT_LEADING"), answer.text
+    await status_becomes(db, "REJECTED")
 
 
 # --- who may write ----------------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from trading_platform.engine.session import NotLeading
 from trading_platform.engine.store import OrderStore
 from trading_platform.engine.venues import Venue, VenueRejected, VenueUnknown
 from trading_platform.instruments import Catalogue, InvalidOrder, UnknownInstrument
+from trading_platform.leadership import LeaseLost
 from trading_platform.messages import Side
 from trading_platform.problems import Problem
 from trading_platform.service import Service
@@ -157,7 +158,7 @@ def create(settings: Settings, venue_factory: VenueFactory | None = None) -> Ser
             raise Problem(404, "UNKNOWN_ORDER", f"no order {subject!r}") from None
         except NotOpen as error:
             raise Problem(409, "ORDER_NOT_OPEN", str(error)) from None
-        except NotLeading as error:
+        except (NotLeading, LeaseLost) as error:
             raise Problem(503, "NOT_LEADING", str(error), headers={"Retry-After": "2"}) from None
 
     @service.app.get("/orders", tags=["orders"])
