@@ -23,7 +23,7 @@ from trading_platform.domain.positions import Position
 from trading_platform.domain.risk import AccountRisk, Limits
 from trading_platform.domain.top import Top
 from trading_platform.domain.trading_state import State, halted
-from trading_platform.engine.core import AccountCore, Batch, Changes, NotOpen, OrderRequest, UnknownOrder
+from trading_platform.engine.core import UNPROTECTED, AccountCore, Batch, Changes, NotOpen, OrderRequest, UnknownOrder
 from trading_platform.engine.venues import VenueOrder, VenueRejected, VenueReport, VenueTrade, VenueUnknown
 from trading_platform.instruments import Catalogue, InvalidOrder
 
@@ -205,7 +205,7 @@ class Account(RuleBasedStateMachine):
 
     def do(self, batch: Batch) -> None:
         """Commit, then carry out; or die on the way."""
-        assert not batch.alerts, batch.alerts
+        assert {alert.kind for alert in batch.alerts} <= {UNPROTECTED}, batch.alerts
         dying, self.dying = self.dying, None
         if dying == "before the commit":
             return self.recover()

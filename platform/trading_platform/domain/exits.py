@@ -98,7 +98,7 @@ def _exits(members: Family, terms: Exits, top: Top | None, side: Side, entitled:
         actions += family.cancels((*members.roles("entry"), *profits))
     limit = _stop_limit(terms, stops) if fired else terms.take_profit_price
     if family.tradable(instrument, free, terms.stop_price if limit is None else limit):
-        if family.is_ready(working, now):
+        if family.is_ready(working, now) and not family.refused_for_good(working):
             actions.append(_exit(members, side, free, limit, fired=fired, failed=_failed(stops)))
         return actions, Decimal(0)
     resting = [child for child in working if child.is_open]

@@ -25,6 +25,30 @@ ZERO = Decimal(0)
 FIRST_DELAY_S = 1
 LONGEST_DELAY_S = 60
 
+# A stop that fails this often in a row is told (two minutes after the first); when it was for one of these reasons, which saying it
+# again does not change, it is not tried any more.
+ATTEMPTS = 8
+LASTING = frozenset(
+    {
+        "CLOSE_EXCEEDS_POSITION",
+        "CURRENCY_NOT_CONVERTIBLE",
+        "INSTRUMENT_DISAGREES",
+        "INSUFFICIENT_FUNDS",
+        "NOTIONAL_BELOW_MINIMUM",
+        "ORDER_NOTIONAL_EXCEEDED",
+        "REDUCE_ONLY_WOULD_INCREASE",
+        "VENUE_BAD_REQUEST",
+        "VENUE_FILTER",
+        "VENUE_FORBIDDEN",
+        "VENUE_KEY_INVALID",
+        "VENUE_ORDER_UNSUPPORTED",
+        "VENUE_REJECTED",
+        "VENUE_SIGNATURE_INVALID",
+        "VENUE_SYMBOL_UNKNOWN",
+        "VENUE_UNAUTHORIZED",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class PlaceChild:
@@ -91,6 +115,15 @@ def failures(children: Sequence[Order]) -> int:
             break
         count += 1
     return count
+
+
+def refused_for_good(children: Sequence[Order]) -> bool:
+    """Whether the newest ones were all refused for the same lasting reason: another would be, too."""
+    newest = children[-ATTEMPTS:]
+    if len(newest) < ATTEMPTS or failures(newest) < ATTEMPTS:
+        return False
+    code = newest[-1].reason_code
+    return code in LASTING and all(child.status is orders.Status.REJECTED and child.reason_code == code for child in newest)
 
 
 def ready_at(children: Sequence[Order]) -> datetime | None:

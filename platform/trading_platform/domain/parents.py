@@ -31,6 +31,7 @@ __all__ = [
     "child_id",
     "decide",
     "next_wakeup",
+    "unprotected",
     "watches_prices",
 ]
 
@@ -83,6 +84,17 @@ def next_wakeup(parent: Order, children: Sequence[Order], now: datetime) -> date
 def watches_prices(parent: Order) -> bool:
     """Whether a price can change what `decide` says, so that it must be asked on every quote."""
     return parent.status is Status.SUSPENDED and parent.intent.type in ("trailing_stop", "oco", "bracket")
+
+
+def unprotected(parent: Order, children: Sequence[Order]) -> str | None:
+    """What somebody must be told: the stop was reached, and its orders fail again and again."""
+    if not watches_prices(parent) or len(children) < family.ATTEMPTS:
+        return None
+    stops = family.of_roles(children, "stop_loss", "exit")
+    if family.failures(stops) < family.ATTEMPTS:
+        return None
+    ended = "; it is not tried any more" if family.refused_for_good(stops) else ""
+    return f"the stop of {parent.id} is not taken: {stops[-1].reason_code or stops[-1].status}{ended}"
 
 
 def _wind_down(members: Family, end: Finish) -> list[Action]:

@@ -64,7 +64,7 @@ def _work(members: Family, terms: Trail, stop: Decimal | None) -> list[Action]:
         return [members.finish("FILLED")]
     if not family.tradable(members.instrument, rest, stop):
         return [members.finish("CANCELED", "REST_BELOW_MINIMUM", f"{rest} is less than may be ordered")]
-    if not family.is_ready(members.children, members.now):
+    if not family.is_ready(members.children, members.now) or family.refused_for_good(members.children):
         return []
     if terms.limit_offset is None or stop is None:
         return [members.place("stop_loss", rest)]

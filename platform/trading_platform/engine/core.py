@@ -54,6 +54,8 @@ REMEMBERED = 10_000
 MEMORY_EVERY = timedelta(milliseconds=100)
 QUERY_AGAIN_FIRST_S, QUERY_AGAIN_MOST_S = 0.2, 5.0
 CANCEL_ATTEMPTS = 5
+# The kind of alert that is no difference between the books.
+UNPROTECTED = "position_unprotected"
 # Rounds of decisions one input may cause for a held order; more would be a circle.
 MAX_ROUNDS = 100
 
@@ -824,10 +826,24 @@ class AccountCore:
                 done = [self._act(batch, parent_id, action, now) for action in self._decisions(parent, now)]
                 if not any(done):
                     self._wake(parent_id, now)
+                    self._look_after(batch, self._open[parent_id])
                     return
             self._alert(batch, "undecided", f"held order {parent_id} does not come to rest")
         finally:
             self._driving.discard(parent_id)
+
+    def _look_after(self, batch: Batch, parent: Order) -> None:
+        """Say so when a position is held that its stop does not protect. One that is gone, by whatever hand, needs no stop."""
+        detail = parents.unprotected(parent, list(self._children[parent.id].values()))
+        if detail is None:
+            return
+        own = parent.intent
+        if own.type == "bracket" or own.reduce_only:
+            held = self._positions.get((own.instrument_id, own.position_side), ZERO)
+            closes_by_selling = (own.side == "buy") is (own.type == "bracket")
+            if held == 0 or (held > 0) is not closes_by_selling:
+                return
+        self._alert(batch, UNPROTECTED, detail)
 
     def _decisions(self, parent: Order, now: datetime) -> Sequence[parents.Action]:
         instrument = self._catalogue.id(parent.intent.instrument_id)

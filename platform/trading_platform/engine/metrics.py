@@ -23,6 +23,7 @@ SLIPPAGE = Histogram(
     buckets=(-0.01, -0.001, -0.0001, 0, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05),
 )
 MISMATCHES = Counter("smc_trading_reconciliation_mismatches_total", "Differences between our books and the venue's", ["account", "kind"])
+UNPROTECTED = Counter("smc_trading_positions_unprotected_total", "Stops that were reached and are refused again and again", ["account"])
 RECONCILED = Gauge("smc_trading_reconciled_timestamp_seconds", "When the books were last compared with the venue's", ["account"])
 IDENTICAL = Gauge("smc_trading_reconciliation_identical", "1 when the newest comparison found no difference", ["account"])
 UNKNOWN_ORDERS = Gauge("smc_trading_unknown_orders", "Orders the venue has not answered for", ["account"])

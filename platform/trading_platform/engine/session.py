@@ -23,7 +23,7 @@ from trading_platform.domain.orders import Intent, Order, client_order_id
 from trading_platform.domain.top import Top
 from trading_platform.engine import metrics
 from trading_platform.engine.controls import Control, Controls
-from trading_platform.engine.core import ACTOR, AccountCore, Alert, Batch, Changes, OrderRequest, UnknownOrder
+from trading_platform.engine.core import ACTOR, UNPROTECTED, AccountCore, Alert, Batch, Changes, OrderRequest, UnknownOrder
 from trading_platform.engine.journal import Journal
 from trading_platform.engine.reconcile import Reconciler
 from trading_platform.engine.signals import SignalReader
@@ -430,14 +430,19 @@ class Session:
             self.apply(self.core.on_trade(trade, now()))
 
     async def alarm(self, alert: Alert) -> None:
-        """A difference between the books: only reducing orders from here on, and somebody must look."""
+        """The books differ, or a position is without its stop: only reducing orders from here on, and somebody must look."""
         if (alert.kind, alert.detail) in self._alarms:
             return
         self._alarms.add((alert.kind, alert.detail))
-        metrics.MISMATCHES.labels(self.account.id, alert.kind).inc()
-        log.error("books differ from the venue's", extra={"account": self.account.id, "kind": alert.kind, "detail": alert.detail})
-        await self.store.audit("reconciliation_mismatch", ACTOR, self.account.id, {"kind": alert.kind, "detail": alert.detail})
-        await self._states.tighten(self.account.id, "reducing", f"RECONCILIATION_MISMATCH: {alert.detail}", ACTOR)
+        if alert.kind == UNPROTECTED:
+            metrics.UNPROTECTED.labels(self.account.id).inc()
+            event, words = "position_unprotected", "a position stays without its stop"
+        else:
+            metrics.MISMATCHES.labels(self.account.id, alert.kind).inc()
+            event, words = "reconciliation_mismatch", "books differ from the venue's"
+        log.error(words, extra={"account": self.account.id, "kind": alert.kind, "detail": alert.detail})
+        await self.store.audit(event, ACTOR, self.account.id, {"kind": alert.kind, "detail": alert.detail})
+        await self._states.tighten(self.account.id, "reducing", f"{event.upper()}: {alert.detail}", ACTOR)
 
     # --- loops --------------------------------------------------------------------------------------------------------
 

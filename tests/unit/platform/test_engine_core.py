@@ -63,6 +63,7 @@ class Desk:
         self.core = AccountCore("paper", "paper", Catalogue([BTC]), self.judge, **options)
         self.core.on_state("running", NOW)
         self.journal: list[Any] = []
+        self.last = Batch()
         self.trades = 0
 
     def __call__(self, batch: Batch) -> Batch:
@@ -101,10 +102,13 @@ class Desk:
             events.setdefault(step.order.id, []).append(step.event)
         orders = [fold(of_order) for of_order in events.values()]
         trades = {key: [event.fill.trade_id for event in of if event.fill is not None] for key, of in events.items()}
+        known = {order.id: order for order in orders}
+        family = [one for one in orders if one.is_open or ((up := known.get(one.intent.parent_id or "")) is not None and up.is_open)]
+        held = {key: quantity for key, quantity in self.core.positions.items() if quantity}
         self.core = AccountCore("paper", "paper", Catalogue([BTC]), self.judge, **self.options)
-        self.core.restore([order for order in orders if order.is_open], trades, {}, now)
+        self.core.restore(family, trades, held, now)
         self.core.on_state("running", now)
-        self(self.core.resume(now))
+        self.last = self(self.core.resume(now))
 
 
 def theirs(what: Intent | str, status: VenueStatus, filled: str = "0", trades: tuple[VenueTrade, ...] = ()) -> VenueOrder:
@@ -435,3 +439,34 @@ def test_a_trailing_stop_is_held_moves_with_the_market_and_sends_one_order_when_
     trade = desk.trade(sends[0].id, "1")
     desk(desk.core.on_answer(sends[0].id, theirs(sends[0].id, "FILLED", "1", (trade,)), later(3)))
     assert (desk.now(batch.order.id).status, desk.core.open_orders) == (Status.FILLED, [])
+
+
+def bracket_with_a_refused_stop(desk: Desk, *, held: str) -> list[str]:
+    """A bracket entered and its stop reached, of which `held` is left when the venue refuses every exit; the alerts that come."""
+    terms = {"take_profit_price": "120", "stop_price": "90"}
+    batch = desk(desk.core.place(OrderRequest("b", "BTCUSDT", "buy", "bracket", Decimal(1), terms=terms), "test", NOW))
+    (entry,) = batch.sends
+    batch = desk(desk.core.on_answer(entry.client_order_id, theirs(entry, "FILLED", "1", (desk.trade(entry.client_order_id, "1"),)), NOW))
+    if held != "1":
+        (sold,) = desk(desk.core.place(OrderRequest("s", "BTCUSDT", "sell", "market", Decimal(1)), "test", NOW)).sends
+        trade = desk.trade(sold.client_order_id, "1")
+        desk(desk.core.on_answer(sold.client_order_id, theirs(sold, "FILLED", "1", (trade,)), NOW))
+    desk(desk.core.on_answer(batch.sends[0].client_order_id, VenueRejected("VENUE_OVERLOADED", "no"), NOW))
+    batch = desk(desk.core.on_quotes({"BTCUSDT": Top(Decimal(89), Decimal(89), Decimal(89), NOW)}, NOW))
+    alerts = []
+    for minute in range(1, 20):
+        for sent in batch.sends:
+            alerts += desk(desk.core.on_answer(sent.client_order_id, VenueRejected("INSUFFICIENT_FUNDS", "no"), later(60 * minute))).alerts
+        batch = desk(desk.core.on_time(later(60 * minute + 59)))
+    return [alert.kind for alert in alerts]
+
+
+def test_a_position_whose_stop_is_refused_for_good_is_said_to_be_unprotected_once_and_again_after_a_restart(desk: Desk) -> None:
+    assert bracket_with_a_refused_stop(desk, held="1") == ["position_unprotected"]
+    assert sum(step.event.type == "submitting" for step in desk.journal) == 1 + 1 + 8
+    desk.restart(later(9_000))
+    assert [alert.kind for alert in desk.last.alerts] == ["position_unprotected"]
+
+
+def test_a_position_that_somebody_closed_needs_no_stop(desk: Desk) -> None:
+    assert bracket_with_a_refused_stop(desk, held="0") == []

@@ -153,6 +153,32 @@ def test_a_venue_that_refuses_is_asked_again_ever_more_rarely_and_no_rarer_than_
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
+@pytest.mark.parametrize(("code", "ends"), [("INSUFFICIENT_FUNDS", True), ("VENUE_OVERLOADED", False)])
+def test_a_stop_refused_again_and_again_is_told_and_for_a_reason_that_stays_not_tried_again(code: str, ends: bool) -> None:
+    home = trailing()
+    home.settle("100")
+    home.settle("95")
+    for number in range(8):
+        assert parents.unprotected(home.parent, home.children) is None
+        home.reject(home.only(), code)
+        home.settle(after=60 if number < 7 else 0)
+    said = parents.unprotected(home.parent, home.children)
+    assert said is not None
+    assert (code in said, "not tried any more" in said) == (True, ends)
+    home.settle(after=3600)
+    assert (len(home.children), len(home.open), home.parent.status) == ((8, 0) if ends else (9, 1)) + (Status.SUSPENDED,)
+
+
+def test_a_stop_refused_for_changing_reasons_is_tried_on() -> None:
+    home = trailing()
+    home.settle("100")
+    home.settle("95")
+    for number in range(20):
+        home.reject(home.only(), "VENUE_FILTER" if number % 3 else "INSUFFICIENT_FUNDS")
+        home.settle(after=60)
+    assert len(home.open) == 1
+
+
 # --- OCO ---------------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +271,16 @@ def test_a_refused_profit_leg_is_tried_again_and_the_stop_still_watches() -> Non
     home.reject(home.only())
     home.settle("95")
     assert home.open == []
+    home.settle("90")
+    assert home.only().intent.role == "stop_loss"
+
+
+def test_a_profit_leg_refused_for_good_is_not_tried_again_and_the_stop_still_watches() -> None:
+    home = oco()
+    for _ in range(8):
+        home.reject(home.only(), "VENUE_FILTER")
+        home.settle("95", after=60)
+    assert (home.open, parents.unprotected(home.parent, home.children)) == ([], None)
     home.settle("90")
     assert home.only().intent.role == "stop_loss"
 
