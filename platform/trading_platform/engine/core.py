@@ -14,6 +14,7 @@ from decimal import Decimal
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal, Protocol, cast
+from zlib import crc32
 
 from trading_platform import money
 from trading_platform.domain import parents, positions
@@ -53,7 +54,9 @@ REMEMBERED = 10_000
 # A trail's water mark is written at most this often when nothing else happens to it.
 MEMORY_EVERY = timedelta(milliseconds=100)
 QUERY_AGAIN_FIRST_S, QUERY_AGAIN_MOST_S = 0.2, 5.0
+# A cancel that did not end its order is sent again after a pause that doubles; after some, whoever asked is told that it is refused.
 CANCEL_ATTEMPTS = 5
+CANCEL_AGAIN_FIRST_S, CANCEL_AGAIN_MOST_S = 0.2, 30.0
 # The kind of alert that is no difference between the books.
 UNPROTECTED = "position_unprotected"
 # Rounds of decisions one input may cause for a held order; more would be a circle.
@@ -200,7 +203,8 @@ class AccountCore:
         self._positions: dict[tuple[int, PositionSide], Decimal] = {}
         self._sent: set[str] = set()  # submits whose answer is awaited
         self._canceling: set[str] = set()  # cancels whose answer is awaited
-        self._cancel_attempts: dict[str, int] = {}
+        self._cancel_attempts: dict[str, int] = {}  # in vain, since somebody asked for it
+        self._cancel_due: dict[str, datetime] = {}  # not sent again before this
         self._unsettled: dict[str, _Unsettled] = {}
         self._missing: dict[str, datetime] = {}  # when the venue first said that it does not know an order it had
         self._ends: dict[str, VenueOrder] = {}  # the venue's end of an order, until all it filled has arrived
@@ -313,10 +317,11 @@ class AccountCore:
         return self._finish(batch, now, order_id)
 
     def cancel(self, order_id: str, actor: str, now: datetime) -> Batch:
-        """End an order; passes in every state of trading. Raises UnknownOrder or NotOpen."""
+        """End an order; passes in every state of trading, and asks at once whatever was refused before. Raises UnknownOrder or
+        NotOpen."""
         order = self._require_open(order_id)
         batch = Batch()
-        self._cancel(batch, order, actor, now)
+        self._cancel_at_once(batch, order, actor, now)
         return self._finish(batch, now, order_id)
 
     def cancel_all(self, actor: str, now: datetime, symbol: str | None = None) -> Batch:
@@ -325,7 +330,7 @@ class AccountCore:
         for order in sorted(self._open.values(), key=lambda order: not order.intent.is_held):
             current = self._open.get(order.id)
             if current is not None and symbol in (None, current.intent.symbol):
-                self._cancel(batch, current, actor, now)
+                self._cancel_at_once(batch, current, actor, now)
         return self._finish(batch, now)
 
     def replace(self, order_id: str, changes: Changes, actor: str, now: datetime) -> Batch:
@@ -347,7 +352,7 @@ class AccountCore:
         batch = Batch()
         if order.is_open:
             self._replacing[order_id] = (changes, actor)
-            self._cancel(batch, order, actor, now)
+            self._cancel_at_once(batch, order, actor, now)
         elif order.status in (Status.CANCELED, Status.EXPIRED):
             batch.created = True
             self._new_order(batch, self._intent(client_order_id(self.account_id, request.origin), request, now), actor, now)
@@ -387,7 +392,7 @@ class AccountCore:
                     self._ask_of_submit(order_id, now)
                     if order.may(EventType.SUBMIT_UNKNOWN):
                         self._step(batch, order, Event(EventType.SUBMIT_UNKNOWN, now, ACTOR, detail=str(answer)), now)
-            self._cancel_if_wanted(batch, order_id)
+            self._cancel_if_wanted(batch, order_id, now)
         elif isinstance(answer, VenueOrder):
             self._late(batch, answer, now)
         return self._finish(batch, now, order_id)
@@ -401,6 +406,7 @@ class AccountCore:
             if isinstance(answer, VenueOrder):
                 self._follow(batch, order, answer, now)
             if order_id in self._open and order_id not in self._ends:
+                self._pause_cancels(order_id, now)
                 self._ask(order_id, now)
         elif isinstance(answer, VenueOrder):
             self._late(batch, answer, now)
@@ -428,7 +434,7 @@ class AccountCore:
         order = self._open.get(report.order.client_order_id)
         if order is not None:
             self._follow(batch, order, report.order, now)
-            self._cancel_if_wanted(batch, order.id)
+            self._cancel_if_wanted(batch, order.id, now)
         return self._finish(batch, now, report.order.client_order_id)
 
     def on_trade(self, trade: VenueTrade, now: datetime) -> Batch:
@@ -457,8 +463,10 @@ class AccountCore:
             order = self._open.get(order_id)
             if order is None:
                 continue
-            if kind == "expiry" and not order.intent.is_held:
-                self._cancel(batch, order, ACTOR, now, code=TIME_IN_FORCE_EXPIRED, detail=f"{order.intent.time_in_force} is over")
+            if kind == "cancel":
+                self._cancel_again(batch, order, now)
+            elif kind == "expiry" and not order.intent.is_held:
+                self._expire(batch, order, now)
             else:
                 self._wakeups.pop(order_id, None)
                 self._drive(batch, order_id, now)
@@ -583,16 +591,52 @@ class AccountCore:
         if order.intent.is_held:
             self._drive(batch, order.id, now)
         else:
-            self._cancel_if_wanted(batch, order.id)
+            self._cancel_if_wanted(batch, order.id, now)
 
-    def _cancel_if_wanted(self, batch: Batch, order_id: str) -> None:
-        """Send the cancel of an order that is to end, unless its submit or another cancel is still on its way."""
+    def _cancel_at_once(self, batch: Batch, order: Order, actor: str, now: datetime) -> None:
+        """Somebody asks for it: what the venue refused before does not count, of its children neither."""
+        children = list(self._children.get(order.id, ()))
+        for order_id in (order.id, *children):
+            self._cancel_attempts.pop(order_id, None)
+            self._cancel_due.pop(order_id, None)
+        self._cancel(batch, order, actor, now)
+        for child_id in children:
+            self._cancel_if_wanted(batch, child_id, now)
+
+    def _cancel_again(self, batch: Batch, order: Order, now: datetime) -> None:
+        """The pause after a refused cancel is over: whoever wants the order's end asks again."""
+        if order.status is Status.PENDING_CANCEL:
+            self._cancel_if_wanted(batch, order.id, now)
+        elif order.intent.parent_id in self._open:
+            self._drive(batch, order.intent.parent_id, now)
+        elif order.intent.expire_at is not None and order.intent.expire_at <= now:
+            self._expire(batch, order, now)
+
+    def _expire(self, batch: Batch, order: Order, now: datetime) -> None:
+        self._cancel(batch, order, ACTOR, now, code=TIME_IN_FORCE_EXPIRED, detail=f"{order.intent.time_in_force} is over")
+
+    def _pause_cancels(self, order_id: str, now: datetime) -> None:
+        """A cancel was in vain. The pause differs from order to order, so that not all come back in the same moment, and is the same
+        every time it is worked out."""
+        attempts = self._cancel_attempts[order_id] = self._cancel_attempts.get(order_id, 0) + 1
+        longest = min(CANCEL_AGAIN_FIRST_S * 2 ** min(attempts - 1, 20), CANCEL_AGAIN_MOST_S)
+        spread = 0.5 + crc32(f"{order_id}:{attempts}".encode()) / 2**33
+        self._cancel_due[order_id] = due = now + timedelta(seconds=longest * spread)
+        self._timer(due, "cancel", order_id)
+
+    def _cancels_pause(self, order_id: str, now: datetime) -> bool:
+        return order_id in self._cancel_due and now < self._cancel_due[order_id]
+
+    def _cancel_if_wanted(self, batch: Batch, order_id: str, now: datetime) -> None:
+        """Send the cancel of an order that is to end, unless its submit or another cancel is still on its way, or one was in vain a
+        moment ago."""
         order = self._open.get(order_id)
         if order is None or order.status is not Status.PENDING_CANCEL or order.intent.is_held:
             return
         if order_id not in self._sent and order_id not in self._canceling and order_id not in self._ends:
+            if self._cancels_pause(order_id, now):
+                return
             self._canceling.add(order_id)
-            self._cancel_attempts[order_id] = self._cancel_attempts.get(order_id, 0) + 1
             batch.cancels.append(order)
 
     # --- what the venue has to be asked ---------------------------------------------------------------------------------
@@ -618,12 +662,11 @@ class AccountCore:
             if unsettled is not None and asked_at >= unsettled.since:
                 del self._unsettled[order_id]
         elif self._cancel_attempts.get(order_id, 0) < CANCEL_ATTEMPTS:
-            self._cancel_if_wanted(batch, order_id)
+            self._cancel_if_wanted(batch, order_id, now)
         else:
             self._unsettled.pop(order_id, None)
-            self._cancel_attempts.pop(order_id, None)
             self._replacing.pop(order_id, None)
-            detail = f"still {answer.status} after {CANCEL_ATTEMPTS} cancels"
+            detail = f"still {answer.status} after {self._cancel_attempts[order_id]} cancels"
             self._step(batch, order, Event(EventType.CANCEL_REFUSED, now, self._them, code="CANCEL_REFUSED", detail=detail), now)
 
     def _not_there(self, batch: Batch, order: Order, asked_at: datetime, now: datetime) -> None:
@@ -754,7 +797,10 @@ class AccountCore:
         del self._open[order.id]
         self._sent.discard(order.id)
         self._canceling.discard(order.id)
-        for table in (self._cancel_attempts, self._unsettled, self._missing, self._ends, self._memory, self._memory_due, self._wakeups):
+        for table in (
+            self._cancel_attempts, self._cancel_due, self._unsettled, self._missing, self._ends, self._memory, self._memory_due,
+            self._wakeups,
+        ):  # fmt: skip
             cast(dict[str, Any], table).pop(order.id, None)
         if order.intent.is_held:
             self._children.pop(order.id, None)
@@ -868,7 +914,7 @@ class AccountCore:
                 return True
             case CancelChild():
                 child = self._open.get(action.client_order_id)
-                if child is None or child.status is Status.PENDING_CANCEL:
+                if child is None or child.status is Status.PENDING_CANCEL or self._cancels_pause(child.id, now):
                     return False
                 self._write_memory(batch, parent_id, now)
                 self._cancel(batch, child, ACTOR, now)

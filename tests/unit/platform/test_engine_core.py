@@ -323,12 +323,57 @@ def test_a_cancel_the_venue_refuses_is_followed_by_a_question_and_then_by_its_an
 def test_a_cancel_that_never_works_is_given_up_and_the_order_works_on(desk: Desk) -> None:
     order = desk.limit()
     batch = desk(desk.core.cancel(order.id, "test", NOW))
-    for _ in range(20):
-        if not batch.cancels:
-            break
-        desk(desk.core.on_cancel_answer(order.id, VenueRejected("NO", "not now"), NOW))
-        batch = desk(desk.core.on_query(order.id, theirs(order.id, "NEW"), NOW, NOW))
-    assert (desk.now(order.id).status, desk.kinds(order.id)[-1]) == (Status.NEW, "cancel_refused")
+    sent = refuse_cancels(desk, batch, seconds=60)
+    assert (desk.now(order.id).status, desk.kinds(order.id)[-1], len(sent)) == (Status.NEW, "cancel_refused", 5)
+
+
+def refuse_cancels(desk: Desk, batch: Batch, seconds: float) -> list[float]:
+    """The venue refuses every cancel and says that the order works; when cancels were sent."""
+    moments, moment = [], 0.0
+    while moment < seconds:
+        for order in batch.cancels:
+            moments.append(moment)
+            desk(desk.core.on_cancel_answer(order.id, VenueRejected("NO", "not now"), later(moment)))
+        moment = round(moment + 0.05, 2)
+        batch = desk(desk.core.on_time(later(moment)))
+        for order in batch.queries:
+            answered = desk(desk.core.on_query(order.id, theirs(order.id, "NEW"), later(moment), later(moment)))
+            batch.cancels += answered.cancels
+    return moments
+
+
+def test_a_cancel_the_venue_keeps_refusing_is_sent_ever_more_rarely_and_no_rarer_than_every_half_minute(desk: Desk) -> None:
+    request = OrderRequest("i", "BTCUSDT", "buy", "iceberg", Decimal(1), Decimal(100), terms={"visible_quantity": "0.5"})
+    batch = desk(desk.core.place(request, "test", NOW))
+    (child,) = batch.sends
+    desk(desk.core.on_answer(child.client_order_id, theirs(child, "NEW"), NOW))
+    assert batch.order is not None
+    sent = refuse_cancels(desk, desk(desk.core.cancel(batch.order.id, "test", NOW)), seconds=300)
+    pauses = [after - before for before, after in zip(sent, sent[1:], strict=False)]
+    assert 0.1 <= pauses[0] <= 0.3
+    assert all(pause <= 30.1 for pause in pauses)
+    assert all(pause >= 15 for pause in pauses[8:])
+    assert desk.kinds(child.client_order_id).count("cancel_refused") < len(sent)
+
+
+def test_somebody_who_cancels_is_not_made_to_wait_for_the_pause(desk: Desk) -> None:
+    request = OrderRequest("i", "BTCUSDT", "buy", "iceberg", Decimal(1), Decimal(100), terms={"visible_quantity": "0.5"})
+    batch = desk(desk.core.place(request, "test", NOW))
+    (child,) = batch.sends
+    desk(desk.core.on_answer(child.client_order_id, theirs(child, "NEW"), NOW))
+    assert batch.order is not None
+    refuse_cancels(desk, desk(desk.core.cancel(batch.order.id, "test", NOW)), seconds=40)
+    for wanted in (batch.order.id, child.client_order_id):
+        again = desk(desk.core.cancel(wanted, "test", later(40)))
+        assert [order.id for order in again.cancels] == [child.client_order_id]
+        desk(desk.core.on_cancel_answer(child.client_order_id, VenueRejected("NO", "not now"), later(40)))
+        assert desk(desk.core.on_time(later(40))).cancels == []
+
+
+def test_an_order_whose_time_is_over_is_canceled_again_after_the_venue_refused_it(desk: Desk) -> None:
+    order = desk.limit(time_in_force="GTD", expire_at=later(1))
+    assert len(refuse_cancels(desk, Batch(), seconds=120)) > 5
+    assert desk.now(order.id).reason_code in ("CANCEL_REFUSED", "TIME_IN_FORCE_EXPIRED")
 
 
 def test_canceling_twice_asks_the_venue_once(desk: Desk) -> None:
