@@ -19,7 +19,8 @@ watchdog is fed from these beats and only while every loop beats, so a loop that
 `await context.sleep(s)` and `await context.idle()` end early on stop. What a body raises decides: a dependency that is
 away (TRANSIENT) turns readiness red and the body is started again after a jittered pause; anything else is a defect, the
 process ends with status 1 and systemd starts it anew. With `lease`, the body runs only while this process leads;
-`context.lease.token` goes into what it writes, and the body is cancelled the moment the lease is lost.
+`context.lease.token` goes into what it writes, and the body is cancelled the moment the lease is lost. `admit` is asked before the
+lease is: while it raises something TRANSIENT, this process leaves the lease to others.
 """
 
 from __future__ import annotations
@@ -164,6 +165,7 @@ class _Loop:
     name: str
     body: Body
     lease: str | None
+    admit: Callable[[], None]
     stall_after_s: float
     feed: Callable[[], None]
     service: str
@@ -272,9 +274,11 @@ class Service:
 
     # --- wiring -----------------------------------------------------------------------------------------------------
 
-    def loop(self, name: str, body: Body, *, lease: str | None = None, stall_after_s: float = 30.0) -> None:
+    def loop(
+        self, name: str, body: Body, *, lease: str | None = None, admit: Callable[[], None] = lambda: None, stall_after_s: float = 30.0
+    ) -> None:
         """Run `body` as a supervised loop (see the module's page)."""
-        self._loops.append(_Loop(name, body, lease, stall_after_s, self._feed_watchdog, self.name))
+        self._loops.append(_Loop(name, body, lease, admit, stall_after_s, self._feed_watchdog, self.name))
 
     def dependency(self, name: str, check: Check, *, critical: bool = True) -> None:
         """`check` raises when the dependency cannot be used; a critical one turns /health and readiness red."""
@@ -348,6 +352,7 @@ class Service:
         while not self.stopping.is_set():
             loop.beat()
             try:
+                loop.admit()
                 if loop.lease is None:
                     await loop.body(LoopContext(loop, self.stopping, None))
                 else:

@@ -14,6 +14,7 @@ import pytest
 from conftest import Market, Platform, eventually
 from psycopg.types.json import Jsonb
 from scripted_venue import Exchange
+from trading_platform import telemetry
 from trading_platform.config import Settings
 from trading_platform.db import Database
 from trading_platform.domain.figures import PublishedFigures
@@ -323,6 +324,7 @@ async def test_while_the_halt_latch_lies_on_the_host_nothing_is_sent_and_nothing
     market: Market,
     superuser: psycopg.Connection[Any],
     token: Any,
+    db: Database,
     tmp_path: Path,
 ) -> None:
     latch = tmp_path / "halt"
@@ -344,6 +346,14 @@ async def test_while_the_halt_latch_lies_on_the_host_nothing_is_sent_and_nothing
             return document["leads"] == [] and "something is wrong" in document["loops"]["account:paper"]["detail"]
 
         await eventually(gave_up, what="an engine that does not lead")
+        retries = telemetry.LOOP_RETRIES.labels("engine", "account:paper")
+        before, token_before = retries._value.get(), await db.fetch_value("SELECT token FROM leases WHERE name = 'engine:paper'")
+
+        async def tried_again() -> bool:
+            return retries._value.get() >= before + 2
+
+        await eventually(tried_again, what="an engine that wants to lead again", within_s=20)
+        assert await db.fetch_value("SELECT token FROM leases WHERE name = 'engine:paper'") == token_before
         latch.unlink()
         await platform.leads()
     finally:

@@ -119,7 +119,7 @@ def create(settings: Settings, venue_factory: VenueFactory | None = None) -> Ser
     venues = venue_factory or binance_venues(settings)
     engines = {account.id: AccountEngine(account, settings, service.db, service.bus, venues) for account in settings.accounts}
     for account_id, engine in engines.items():
-        service.loop(f"account:{account_id}", engine.run, lease=f"engine:{account_id}")
+        service.loop(f"account:{account_id}", engine.run, lease=f"engine:{account_id}", admit=engine.admit)
     service.loop("outbox", OutboxPublisher(service.db, service.bus).run, lease="outbox")
     service.on_start(_calm_collector)
     service.health_member(lambda: {"leads": sorted(name for name, engine in engines.items() if engine.leading)})

@@ -44,9 +44,13 @@ class AccountEngine:
         self._session: Session | None = None
         self._venue: Venue | None = None
 
+    def admit(self) -> None:
+        """Raises Latched where this host must not lead: the lease is for others, who would wait while it is taken and given back."""
+        refuse_latched(self._settings.engine.halt_latch)
+
     async def run(self, context: LoopContext) -> None:
         """Recover, then trade until stopped. For Service.loop with a lease."""
-        refuse_latched(self._settings.engine.halt_latch)
+        self.admit()
         await accounts.ensure(self._db, self._settings)
         catalogue = await instruments.load(self._db)
         self._venue = self._venues(self.account, catalogue)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -349,7 +350,7 @@ def test_a_cancel_the_venue_keeps_refusing_is_sent_ever_more_rarely_and_no_rarer
     desk(desk.core.on_answer(child.client_order_id, theirs(child, "NEW"), NOW))
     assert batch.order is not None
     sent = refuse_cancels(desk, desk(desk.core.cancel(batch.order.id, "test", NOW)), seconds=300)
-    pauses = [after - before for before, after in zip(sent, sent[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(sent)]
     assert 0.1 <= pauses[0] <= 0.3
     assert all(pause <= 30.1 for pause in pauses)
     assert all(pause >= 15 for pause in pauses[8:])

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from trading_platform import config
+from trading_platform import config, leadership
 from trading_platform.problems import Problem
 from trading_platform.service import LoopContext, Notifier, Service, together
 
@@ -129,6 +129,35 @@ async def test_a_loop_that_loses_a_dependency_starts_again_and_readiness_is_red_
         await until(lambda: running._loops[0].status == "running")
         assert (await client.get("/health/ready")).status_code == 200
     assert running.crashed is None
+
+
+async def test_a_loop_that_is_not_admitted_leaves_its_lease_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = service()
+    asked, acquired = 0, 0
+    latched = True
+
+    def admit() -> None:
+        nonlocal asked
+        asked += 1
+        if latched:
+            raise ConnectionError("the latch lies here")
+
+    async def acquire(*_: Any, **__: Any) -> None:
+        nonlocal acquired
+        acquired += 1
+
+    async def body(context: LoopContext) -> None:
+        raise AssertionError("it never leads")
+
+    monkeypatch.setattr(leadership, "acquire", acquire)
+    monkeypatch.setattr(Service, "db", None)
+    running.loop("work", body, lease="engine:paper", admit=admit)
+    async with client_of(running):
+        await until(lambda: asked >= 2)
+        assert acquired == 0
+        assert "the latch lies here" in running._loops[0].detail
+        latched = False
+        await until(lambda: acquired >= 1)
 
 
 async def test_a_defect_in_a_loop_ends_the_service() -> None:
