@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trading_platform.batches import ASK, BID, BUY_AGGRESSOR, SELL_AGGRESSOR, TRADE, TickBatch
 from trading_platform.domain.matching import (
@@ -21,6 +21,8 @@ from trading_platform.domain.matching import (
     Expired,
     Matcher,
     Rejected,
+    Snapshot,
+    Standing,
     Triggered,
 )
 from trading_platform.domain.models import BasisPoints, ConstantLatency, JitterLatency, Models, NoSlippage, VolumeShare
@@ -258,3 +260,32 @@ def test_every_order_has_one_beginning_and_at_most_one_end(models: Models, happe
                 state[change.order_id] = "ended"
     assert {order_id for order_id, each in state.items() if each == "open"} == {standing.order.id for standing in done.matcher.resting()}
     assert set(state) == set(done.orders)
+
+
+@FAST
+@given(HAPPENINGS)
+@example([BookOrder(0, "paper", "buy", "limit", "GTC", D(3), D(99)), [Tick(TRADE, 99, 3)], [Tick(BID, 99, 1)]])
+def test_who_writes_only_what_moved_has_every_order_where_it_stands(happenings: list[Any]) -> None:
+    """A keeper of rows that takes what moved, drops what ended, and starts a new matcher from its rows after every happening."""
+    kept: dict[int, Standing] = {}
+
+    class Keeper(Matcher):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            assert self.take_moved() == set()
+
+        def snapshot(self) -> Snapshot:
+            moved = self.take_moved()
+            for order_id in [*moved, *kept]:
+                standing = self.standing(order_id)
+                if standing is None:
+                    kept.pop(order_id)
+                elif order_id in moved:
+                    kept[order_id] = standing
+            rows = sorted(kept.values(), key=lambda standing: standing.seniority)
+            assert rows == self.resting()
+            assert [standing.seniority for standing in rows] == [standing.seniority for standing in self.resting()]
+            return replace(self.market(), orders=tuple(rows))
+
+    restarted = run(Models(), happenings, restart=True, matcher=Keeper)
+    assert restarted.changes == run(Models(), happenings).changes

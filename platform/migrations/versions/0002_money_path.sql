@@ -416,6 +416,11 @@ CREATE TABLE paper_venue.orders (
     created_ms       bigint NOT NULL,
     updated_ms       bigint NOT NULL,
     working_ms       bigint NOT NULL,          -- -1 until it is in the book
+    -- Where an open order stands in its book: time priority, what is queued before it (unknown: null), of an iceberg what is shown.
+    seniority        bigint NOT NULL,
+    queue_ahead      amount CHECK (queue_ahead >= 0),
+    triggered        boolean NOT NULL,
+    slice_left       amount CHECK (slice_left >= 0),
     UNIQUE (account_id, client_order_id)
 );
 CREATE INDEX paper_orders_open ON paper_venue.orders (order_id) WHERE status IN ('NEW', 'PARTIALLY_FILLED');
@@ -440,10 +445,10 @@ CREATE TABLE paper_venue.trades (
 CREATE INDEX paper_trades_account ON paper_venue.trades (account_id, instrument_id, trade_id);
 CREATE INDEX paper_trades_order ON paper_venue.trades (order_id);
 
--- What the simulated market remembers beside the orders: queues ahead of them and sizes already taken.
+-- What a book remembers of the market: prices, sizes, and what was already taken of them.
 CREATE TABLE paper_venue.books (
     instrument_id integer PRIMARY KEY REFERENCES instruments (id),
-    snapshot      jsonb NOT NULL
+    market        jsonb NOT NULL
 );
 
 -- Dead-man timers; `*` is all symbols of the account.

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Context, Decimal
 from heapq import heappop, heappush
 from typing import Literal
@@ -166,13 +166,15 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """An order in the book and where it stands. `queue_ahead` None is unknown; `slice_left` None is a whole slice."""
+    """An order in the book and where it stands. `queue_ahead` None is unknown; `slice_left` None is a whole slice; `seniority` rises with
+    time priority, 0 is not said."""
 
     order: BookOrder
     remaining: Decimal
     queue_ahead: Decimal | None = None
     triggered: bool = False
     slice_left: Decimal | None = None
+    seniority: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,19 +229,22 @@ class _Level:
     orders: dict[int, _Open] = field(default_factory=dict)
     queued: int = 0
 
-    def cap(self, size: int) -> None:
-        """No more than this is ahead of anyone."""
+    def cap(self, size: int, moved: set[int]) -> None:
+        """No more than this is ahead of anyone. Whose queue is shorter then is added to `moved`."""
         if self.queued > size:
             for resting in self.orders.values():
-                resting.queue = min(resting.queue, size)
+                if resting.queue > size:
+                    resting.queue = size
+                    moved.add(resting.order.id)
             self.queued = size
 
-    def eat(self, size: int) -> None:
-        """So much of what stood ahead has traded."""
+    def eat(self, size: int, moved: set[int]) -> None:
+        """So much of what stood ahead has traded. Whose queue is shorter then is added to `moved`."""
         if size and self.orders:
             for resting in self.orders.values():
-                if resting.queue < _UNKNOWN:
+                if 0 < resting.queue < _UNKNOWN:
                     resting.queue = max(0, resting.queue - size)
+                    moved.add(resting.order.id)
             self.queued = max(resting.queue for resting in self.orders.values())
 
 
@@ -348,6 +353,7 @@ class Matcher:
         self._last = self._last_size = self._last_event_ns = 0
         self._ts_event_ns = self._ts_recv_ns = 0
         self._widened = False
+        self._moved: set[int] = set()
         self._changes: list[Change] = []
         if restore is not None:
             self._restore(restore)
@@ -438,6 +444,11 @@ class Matcher:
         found = self._orders.get(order_id)
         return None if found is None else self._standing(found)
 
+    def take_moved(self) -> set[int]:
+        """Orders in the book that stand elsewhere, or came into it, since this was last asked: what a keeper of them must write."""
+        moved, self._moved = self._moved, set()
+        return moved
+
     def preview(self, side: Side, quantity: Decimal, limit_price: Decimal | None = None) -> list[tuple[Decimal, Decimal]]:
         """(price, quantity) of what an order would take if it arrived now: market without a limit. Changes nothing."""
         limit = None if limit_price is None else self._instrument.scaled_price(limit_price)
@@ -460,9 +471,12 @@ class Matcher:
 
     def snapshot(self) -> Snapshot:
         """Enough for another Matcher to go on as this one would."""
+        coming = tuple((due, item) for due, _, item in sorted(self._coming))
+        return replace(self.market(), orders=tuple(self.resting()), coming=coming)
+
+    def market(self) -> Snapshot:
+        """What is remembered beside the orders, whose rows somebody else keeps."""
         return Snapshot(
-            orders=tuple(self.resting()),
-            coming=tuple((due, item) for due, _, item in sorted(self._coming)),
             bid=_quoted(self._bid),
             ask=_quoted(self._ask),
             last=self._last,
@@ -656,9 +670,9 @@ class Matcher:
         quote, own, opposite = (self._bid, "buy", "sell") if flags & BID else (self._ask, "sell", "buy")
         quote.told(price, size, ts_event_ns)
         for level in self._resting[own].better_than(price):
-            level.cap(0)
+            level.cap(0, self._moved)
         if size and (joined := self._resting[own].levels.get(price)):
-            joined.cap(size)
+            joined.cap(size, self._moved)
         left = self._sweep(self._resting[opposite], price, size or _UNKNOWN, True, ts_event_ns, now_ns)
         quote.taken = (size or _UNKNOWN) - left
         if not self._last:
@@ -692,7 +706,7 @@ class Matcher:
             if left < self._lot:
                 break
             left = self._make(ladder, resting, left, ts_event_ns, now_ns)
-        level.eat(eaten)
+        level.eat(eaten, self._moved)
         return left
 
     def _make(self, ladder: _Ladder, resting: _Open, left: int, ts_event_ns: int, now_ns: int) -> int:
@@ -701,6 +715,7 @@ class Matcher:
         part -= part % self._lot
         resting.left -= part
         resting.slice -= part
+        self._moved.add(resting.order.id)
         self._executed(resting.order.id, resting.limit, part, "maker", ts_event_ns, now_ns)
         if not resting.slice:
             self._take_out(resting)
@@ -736,14 +751,16 @@ class Matcher:
         resting.seniority = self._sequence
         self._orders[resting.order.id] = resting
         level = ladder.add(price, resting)
+        self._moved.add(resting.order.id)
         if resting.queue < _UNKNOWN:
-            level.cap(resting.queue)
+            level.cap(resting.queue, self._moved)
         self._widened = True
 
     def _take_out(self, resting: _Open) -> None:
         ladder, price = self._ladder_of(resting)
         ladder.remove(price, resting.order.id)
         del self._orders[resting.order.id]
+        self._moved.discard(resting.order.id)
 
     def _opposite(self, side: Side) -> _Side:
         return self._ask if side == "buy" else self._bid
@@ -823,6 +840,7 @@ class Matcher:
             queue_ahead=None if resting.queue == _UNKNOWN else size(resting.queue),
             triggered=resting.triggered,
             slice_left=size(resting.slice),
+            seniority=resting.seniority,
         )
 
     def _restore(self, kept: Snapshot) -> None:
@@ -834,7 +852,9 @@ class Matcher:
         for standing in kept.orders:
             if standing.order.type == "market":
                 raise ValueError(f"order {standing.order.id}: a market order does not wait, it cannot be restored")
+            self._sequence = max(self._sequence, standing.seniority - 1)
             self._place(self._open(standing))
+        self._moved.clear()
         for due, item in kept.coming:
             self._send(due, item)
 

@@ -65,6 +65,7 @@ class Changes:
     balances: set[tuple[str, str]] = field(default_factory=set)
     timers: dict[tuple[str, str], Timer | None] = field(default_factory=dict)
     books: set[int] = field(default_factory=set)
+    moved: set[int] = field(default_factory=set)  # orders that stand elsewhere in their book
     events: list[tuple[str, Document]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -128,8 +129,14 @@ class Exchange:
     def book(self, instrument: Instrument) -> Matcher:
         return self._books[instrument.id]
 
-    def snapshot(self, instrument_id: int) -> matching.Snapshot:
-        return self._books[instrument_id].snapshot()
+    def market(self, instrument_id: int) -> matching.Snapshot:
+        """What a book remembers of the market, without the orders in it."""
+        return self._books[instrument_id].market()
+
+    def standing(self, order_id: int) -> matching.Standing | None:
+        """Where an order stands in its book; None for one that is not open."""
+        order = self._orders.get(order_id)
+        return None if order is None else self._books[order.instrument.id].standing(order_id)
 
     def open_orders(self, account: str, symbol: str | None = None) -> list[Order]:
         """Oldest first."""
@@ -159,6 +166,8 @@ class Exchange:
         for account, wallet in self.wallets.items():
             self.changes.balances.update((account, asset) for asset in wallet.changed)
             wallet.changed.clear()
+        for instrument_id in self.changes.books:
+            self.changes.moved |= self._books[instrument_id].take_moved()
         changes, self.changes = self.changes, Changes()
         return changes
 

@@ -31,7 +31,13 @@ WITH o AS (
     INSERT INTO paper_venue.orders SELECT * FROM json_populate_recordset(NULL::paper_venue.orders, %(orders)s::json)
     ON CONFLICT (order_id) DO UPDATE SET
         status = EXCLUDED.status, executed = EXCLUDED.executed, executed_quote = EXCLUDED.executed_quote, reserved = EXCLUDED.reserved,
-        working = EXCLUDED.working, reason = EXCLUDED.reason, updated_ms = EXCLUDED.updated_ms, working_ms = EXCLUDED.working_ms
+        working = EXCLUDED.working, reason = EXCLUDED.reason, updated_ms = EXCLUDED.updated_ms, working_ms = EXCLUDED.working_ms,
+        seniority = EXCLUDED.seniority, queue_ahead = EXCLUDED.queue_ahead, triggered = EXCLUDED.triggered,
+        slice_left = EXCLUDED.slice_left
+), m AS (
+    UPDATE paper_venue.orders AS kept
+       SET seniority = moved.seniority, queue_ahead = moved.queue_ahead, triggered = moved.triggered, slice_left = moved.slice_left
+      FROM json_populate_recordset(NULL::paper_venue.orders, %(moved)s::json) AS moved WHERE kept.order_id = moved.order_id
 ), t AS (
     INSERT INTO paper_venue.trades SELECT * FROM json_populate_recordset(NULL::paper_venue.trades, %(trades)s::json)
 ), b AS (
@@ -39,7 +45,7 @@ WITH o AS (
     ON CONFLICT (account_id, asset) DO UPDATE SET free = EXCLUDED.free, locked = EXCLUDED.locked, cost = EXCLUDED.cost
 ), k AS (
     INSERT INTO paper_venue.books SELECT * FROM json_populate_recordset(NULL::paper_venue.books, %(books)s::json)
-    ON CONFLICT (instrument_id) DO UPDATE SET snapshot = EXCLUDED.snapshot
+    ON CONFLICT (instrument_id) DO UPDATE SET market = EXCLUDED.market
 ), n AS (
     INSERT INTO paper_venue.timers SELECT * FROM json_populate_recordset(NULL::paper_venue.timers, %(timers)s::json)
     ON CONFLICT (account_id, symbol) DO UPDATE SET countdown_ms = EXCLUDED.countdown_ms, due_ms = EXCLUDED.due_ms
@@ -61,11 +67,16 @@ _TRADE_COLUMNS = (
 _TIMER_COLUMNS = "account_id, symbol, countdown_ms, due_ms"
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    """What a book remembers, beside the orders' own rows: (order id, queue ahead, triggered, slice left) in time priority."""
+class _Market(msgspec.Struct, frozen=True):
+    """What a book remembers beside the orders, whose own rows say where they stand."""
 
-    market: dict[str, Any]
-    orders: list[tuple[int, Decimal | None, bool, Decimal | None]]
+    bid: Quoted
+    ask: Quoted
+    last: int
+    last_size: int
+    last_event_ns: int
+    ts_event_ns: int
+    ts_recv_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +154,18 @@ class Store:
         return wallets
 
     async def _books(self, catalogue: Catalogue, orders: Sequence[Order]) -> dict[int, Snapshot]:
-        rows = await self._db.fetch_tuples("SELECT instrument_id, snapshot::text FROM paper_venue.books")
-        kept = {instrument_id: msgspec.json.decode(text, type=_Kept) for instrument_id, text in rows}
-        return {
-            instrument.id: _snapshot(kept.get(instrument.id), [order for order in orders if order.instrument.id == instrument.id])
-            for instrument in catalogue
-        }
+        rows = await self._db.fetch_tuples("SELECT instrument_id, market::text FROM paper_venue.books")
+        markets = {instrument_id: msgspec.json.decode(text, type=_Market) for instrument_id, text in rows}
+        by_id = {order.order_id: order for order in orders}
+        standings: dict[int, list[Standing]] = {}
+        for order_id, queue, triggered, slice_left, seniority in await self._db.fetch_tuples(
+            "SELECT order_id, queue_ahead, triggered, slice_left, seniority FROM paper_venue.orders"
+            " WHERE status IN ('NEW', 'PARTIALLY_FILLED') ORDER BY seniority"
+        ):
+            order = by_id[order_id]
+            standing = Standing(book_order(order), order.remaining, queue, triggered, slice_left, seniority)
+            standings.setdefault(order.instrument.id, []).append(standing)
+        return {instrument.id: _snapshot(markets.get(instrument.id), standings.get(instrument.id, [])) for instrument in catalogue}
 
     # --- every group --------------------------------------------------------------------------------------------------------
 
@@ -169,7 +186,8 @@ class Store:
     async def commit(self, lease: Lease, exchange: Exchange, changes: Changes, position: str | None, gaps: int) -> None:
         """Write what has changed. Raises LeaseLost when another leads."""
         parameters = {
-            "orders": _text([_order_row(order) for order in changes.orders.values()]),
+            "orders": _text([_order_row(order) | _place_row(exchange, order.order_id) for order in changes.orders.values()]),
+            "moved": _text([_place_row(exchange, order_id) for order_id in changes.moved if order_id not in changes.orders]),
             "trades": _text([_trade_row(trade) for trade in changes.trades]),
             "balances": _text([_balance_row(account, asset, exchange.wallets[account].of(asset)) for account, asset in changes.balances]),
             "books": _text([_book_row(exchange, instrument_id) for instrument_id in changes.books]),
@@ -331,32 +349,26 @@ def _timer_row(timer: Timer) -> dict[str, Any]:
     return {"account_id": timer.account, "symbol": timer.symbol, "countdown_ms": timer.countdown_ms, "due_ms": timer.due_ms}
 
 
+def _place_row(exchange: Exchange, order_id: int) -> dict[str, Any]:
+    """Where an order stands, beside what it is; nothing of one that is closed."""
+    standing = exchange.standing(order_id)
+    if standing is None:
+        return {"order_id": order_id, "seniority": 0, "queue_ahead": None, "triggered": False, "slice_left": None}
+    return {
+        "order_id": order_id,
+        "seniority": standing.seniority,
+        "queue_ahead": standing.queue_ahead,
+        "triggered": standing.triggered,
+        "slice_left": standing.slice_left,
+    }
+
+
 def _book_row(exchange: Exchange, instrument_id: int) -> dict[str, Any]:
-    snapshot = exchange.snapshot(instrument_id)
-    kept = _Kept(
-        market={
-            "bid": snapshot.bid,
-            "ask": snapshot.ask,
-            "last": snapshot.last,
-            "last_size": snapshot.last_size,
-            "last_event_ns": snapshot.last_event_ns,
-            "ts_event_ns": snapshot.ts_event_ns,
-            "ts_recv_ns": snapshot.ts_recv_ns,
-        },
-        orders=[(s.order.id, s.queue_ahead, s.triggered, s.slice_left) for s in snapshot.orders],
-    )
-    return {"instrument_id": instrument_id, "snapshot": kept}
+    known = exchange.market(instrument_id)
+    return {"instrument_id": instrument_id, "market": {name: getattr(known, name) for name in _Market.__struct_fields__}}
 
 
-def _snapshot(kept: _Kept | None, orders: Sequence[Order]) -> Snapshot:
-    """A book as it was: its own memory with the orders' rows. An order it does not remember stands last, behind an unknown queue."""
-    if kept is None:
-        return Snapshot(orders=tuple(Standing(book_order(order), order.remaining) for order in orders))
-    by_id = {order.order_id: order for order in orders}
-    standings = []
-    for order_id, queue, triggered, slice_left in kept.orders:
-        if (order := by_id.pop(order_id, None)) is not None:
-            standings.append(Standing(book_order(order), order.remaining, queue, triggered, slice_left))
-    standings += [Standing(book_order(order), order.remaining) for order in by_id.values()]
-    market = dict(kept.market)
-    return Snapshot(orders=tuple(standings), bid=Quoted(**market.pop("bid")), ask=Quoted(**market.pop("ask")), **market)
+def _snapshot(market: _Market | None, standings: Sequence[Standing]) -> Snapshot:
+    """A book as it was: what it knew of the market, and the orders in time priority."""
+    known = {} if market is None else {name: getattr(market, name) for name in _Market.__struct_fields__}
+    return Snapshot(orders=tuple(standings), **known)

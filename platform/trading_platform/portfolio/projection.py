@@ -186,8 +186,8 @@ async def _next_fills(cursor: AsyncCursor[TupleRow], account_id: str, limit: int
     await cursor.execute(_NEXT_FILLS, (account_id, row[0], limit))
     fills = await cursor.fetchall()
     await cursor.execute(_DECISION_MARKS, (list({order_id for order_id, *_ in fills}),))
-    marks = dict(await cursor.fetchall())
-    return [FillRow(*fill, decision_mark=marks.get(order_id)) for order_id, *fill in fills]
+    marks: dict[str, str | None] = dict(await cursor.fetchall())
+    return [FillRow(*(*fill[1:], marks.get(fill[0]))) for fill in fills]
 
 
 async def _load_positions(cursor: AsyncCursor[TupleRow], account_id: str) -> dict[Key, Position]:

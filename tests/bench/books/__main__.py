@@ -108,13 +108,9 @@ async def venue(servers: Servers, standing: int, rounds: int) -> None:
 
     def quote(size: int) -> None:
         now = time.time_ns()
-        exchange.on_ticks(
-            TickBatch.of(
-                instrument=np.full(2, instrument.id), ts_event=np.full(2, now), ts_recv=np.full(2, now),
-                price=np.array([6_000_000, 6_000_100]), size=np.array([size, size]), flags=np.array([batches.BID, batches.ASK]),
-            ),
-            now // 1_000_000,
-        )  # fmt: skip
+        columns = ([instrument.id] * 2, [now] * 2, [now] * 2, [6_000_000, 6_000_100], [size] * 2, [batches.BID, batches.ASK])
+        kinds = (np.uint32, np.int64, np.int64, np.int64, np.int64, np.uint8)
+        exchange.on_ticks(TickBatch(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True))), now // 1_000_000)
 
     quote(10**9)
     for step in range(standing):
