@@ -21,7 +21,7 @@ import pytest
 import websockets
 from trading_platform.config import ConfigError, VenueSettings
 from trading_platform.domain.orders import Fill, Intent
-from trading_platform.engine.venues import StreamGap, VenueOrder, VenueRejected, VenueReport, VenueTrade, VenueUnknown
+from trading_platform.engine.venues import StreamGap, VenueOrder, VenueRejected, VenueReport, VenueTrade, VenueUnknown, binance
 from trading_platform.engine.venues.binance import BinanceVenue, disagreement
 from trading_platform.instruments import Catalogue, Instrument
 from trading_platform.venue_keys import ApiKey
@@ -274,6 +274,61 @@ async def test_an_order_kept_back_at_the_gate_is_not_sent(server: Server, venue:
     with pytest.raises(VenueRejected, match="TRADING_STOPPED: t-1"):
         await venue.submit(LIMIT)
     assert server.asked("POST order") == []
+
+
+async def test_an_order_that_waited_for_a_connection_is_dated_and_let_through_in_the_moment_it_leaves(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venue, asked_at = await one_connection(server, monkeypatch), []
+    venue.gate = lambda intent: asked_at.append(time.time() * 1_000)
+    silent = asyncio.create_task(venue.query("BTCUSDT", "t-0"))
+    await asyncio.sleep(0)  # it has the connection, until nobody answers for 0.3 s
+    began = time.time() * 1_000
+    await venue.submit(LIMIT)
+    (request,) = server.asked("POST order")
+    assert int(request.params["timestamp"]) - began > 200
+    assert int(request.params["timestamp"]) + 5 >= asked_at[0] > began + 200
+    assert isinstance((await asyncio.gather(silent, return_exceptions=True))[0], VenueUnknown)
+    await venue.close()
+
+
+async def one_connection(server: Server, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> BinanceVenue:
+    """A venue with room for one request at a time, which says nothing when asked about an order."""
+    monkeypatch.setattr(binance, "CONNECTIONS", 1)
+    server.on("GET order", Silence)
+    server.on("POST order", Answer(order_document()))
+    venue = venue_of(server, **changes)
+    await venue.open()
+    return venue
+
+
+async def test_an_order_that_gets_no_connection_in_time_is_refused_unsent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    venue = await one_connection(server, monkeypatch, queue_s=0.1)
+    silent = asyncio.create_task(venue.query("BTCUSDT", "t-0"))
+    await asyncio.sleep(0)
+    with pytest.raises(VenueRejected) as refused:
+        await venue.submit(LIMIT)
+    assert (refused.value.code, server.asked("POST order")) == ("VENUE_QUEUED_TOO_LONG", [])
+    await asyncio.gather(silent, return_exceptions=True)
+    await venue.close()
+
+
+async def test_an_order_whose_time_ran_out_while_it_waited_is_refused_unsent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    venue, passed, asked = venue_of(server), 0.0, []
+    clock = venue._clock
+    monkeypatch.setattr(venue, "_clock", lambda: clock() + passed)
+    await venue.open()
+    venue.gate = lambda intent: asked.append(intent)
+
+    async def late(*_: Any, **__: Any) -> None:
+        nonlocal passed
+        passed = 2.1
+
+    monkeypatch.setattr(venue._limiter, "acquire", late)
+    with pytest.raises(VenueRejected) as refused:
+        await venue.submit(LIMIT)
+    assert (refused.value.code, server.asked("POST order"), asked) == ("VENUE_QUEUED_TOO_LONG", [], [])
+    await venue.close()
 
 
 # --- what an answer means ------------------------------------------------------------------------------------------------

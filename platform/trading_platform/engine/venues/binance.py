@@ -44,6 +44,8 @@ NAMES_KEPT: Final = 20_000
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 PAGE: Final = 1_000
+# Requests on their way at once: fewer than aiohttp has connections, which would let them wait dated and signed.
+CONNECTIONS: Final = 90
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATUSES: Final[Mapping[str, VenueStatus]] = {
@@ -137,6 +139,7 @@ class BinanceVenue:
         self._draw = draw
         self._limiter = Limiter(Limits(settings.request_weight_per_minute, settings.orders_per_10_s), clock=clock, draw=draw)
         self._dates = _VenueClock(clock, wall)
+        self._connections = asyncio.Semaphore(CONNECTIONS)
         self._instruments = {venue_symbol(instrument.symbol): instrument for instrument in catalogue}
         self._contracts = (
             frozenset(venue_symbol(one.symbol) for one in catalogue if not one.settles_base) if settings.paper else frozenset()
@@ -516,8 +519,8 @@ class BinanceVenue:
         signed: bool = True,
         gate: Callable[[], None] | None = None,
     ) -> Any:
-        """Wait for a place, then send. Asked again only what the venue refused for its date, once, or for being too much, until the
-        deadline. Raises VenueRejected, VenueUnknown, Refused, NotSent."""
+        """Wait for a place, then send unless the deadline has passed. Asked again only what the venue refused for its date, once, or
+        for being too much, until the deadline. Raises VenueRejected, VenueUnknown, Refused, NotSent."""
         if self._client is None:
             raise VenueRejected("VENUE_NOT_OPEN", f"{self.name} is not open; nothing was sent")
         redated = False
@@ -526,10 +529,8 @@ class BinanceVenue:
                 await self._limiter.acquire(urgency, weight=weight, orders=orders, deadline=deadline)
             except RateLimited as limited:
                 raise VenueRejected("VENUE_RATE_LIMITED", str(limited)) from limited
-            if gate is not None:
-                gate()
             try:
-                return await self._client.ask(path, method, params, signed=signed)
+                return await self._send(path, method, params, signed=signed, deadline=deadline, gate=gate)
             except ccxt.NoAnswer as silence:
                 raise VenueUnknown(str(silence)) from silence
             except ccxt.Refused as refused:
@@ -540,6 +541,31 @@ class BinanceVenue:
                     await self._redate(refused)
                 else:
                     raise
+
+    async def _send(
+        self, path: str, method: str, params: Mapping[str, Any], *, signed: bool, deadline: float, gate: Callable[[], None] | None
+    ) -> Any:
+        """All waiting is before the last look at the clock and the gate, and those before the date and the signature."""
+        await self._connection(deadline)
+        try:
+            if self._clock() > deadline:
+                raise VenueRejected("VENUE_QUEUED_TOO_LONG", f"it waited for {self._settings.queue_s:g} s and was not sent")
+            if gate is not None:
+                gate()
+            return await self._client.ask(path, method, params, signed=signed)
+        finally:
+            self._connections.release()
+
+    async def _connection(self, deadline: float) -> None:
+        if not self._connections.locked():
+            await self._connections.acquire()
+            return
+        try:
+            async with asyncio.timeout(max(deadline - self._clock(), 0.0)):
+                await self._connections.acquire()
+        except TimeoutError:
+            text = f"{CONNECTIONS} requests are on their way to {self.name}; it was not sent"
+            raise VenueRejected("VENUE_QUEUED_TOO_LONG", text) from None
 
     async def _redate(self, refused: ccxt.Refused) -> None:
         try:
