@@ -101,6 +101,7 @@ async def placed(engine: Platform, token: Any, body: dict[str, Any]) -> dict[str
         ({"symbol": "NOPE"}, "UNKNOWN_INSTRUMENT"),
         ({"type": "stop"}, "TRIGGER_PRICE_MISMATCH"),
         ({"type": "limit", "limit_price": "39000.001"}, "PRICE_NOT_MULTIPLE_OF_TICK"),
+        ({"time_in_force": "FOK"}, "TIME_IN_FORCE_MISMATCH"),
         ({"time_in_force": "GTD"}, "EXPIRE_AT_MISMATCH"),
         ({"time_in_force": "GTD", "expire_at": "2020-01-01T00:00:00Z"}, "EXPIRE_AT_PAST"),
         ({"time_in_force": "GTD", "expire_at": "2999-01-01T00:00:00"}, "EXPIRE_AT_PAST"),

@@ -992,6 +992,9 @@ def _check_working(intent: Intent) -> None:
         raise InvalidOrder("TRIGGER_PRICE_MISMATCH", "stop and stop_limit orders have a trigger price, market and limit orders have none")
     if intent.post_only and (intent.type != "limit" or intent.time_in_force in ("IOC", "FOK")):
         raise InvalidOrder("POST_ONLY_MISMATCH", "only a limit order that may rest can be post-only")
+    if intent.type == "market" and intent.time_in_force == "FOK":
+        text = "a market order takes what there is and venues do not take it fill-or-kill; use a limit order with FOK, or IOC"
+        raise InvalidOrder("TIME_IN_FORCE_MISMATCH", text)
     if intent.type == "stop" and intent.time_in_force in ("IOC", "FOK"):
         raise InvalidOrder("TIME_IN_FORCE_MISMATCH", f"a stop order waits; {intent.time_in_force} has no meaning for it")
     if intent.terms is not None:

@@ -161,6 +161,7 @@ def test_the_same_origin_again_is_the_same_order(desk: Desk) -> None:
         ({"post_only": True}, "POST_ONLY_MISMATCH"),
         ({"type": "limit", "limit_price": Decimal(1), "post_only": True, "time_in_force": "IOC"}, "POST_ONLY_MISMATCH"),
         ({"type": "stop", "trigger_price": Decimal(1), "time_in_force": "FOK"}, "TIME_IN_FORCE_MISMATCH"),
+        ({"time_in_force": "FOK"}, "TIME_IN_FORCE_MISMATCH"),
         ({"time_in_force": "GTD"}, "EXPIRE_AT_MISMATCH"),
         ({"expire_at": later(1)}, "EXPIRE_AT_MISMATCH"),
         ({"time_in_force": "GTD", "expire_at": NOW}, "EXPIRE_AT_PAST"),
