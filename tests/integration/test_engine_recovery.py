@@ -20,7 +20,7 @@ from trading_platform.db import Database
 from trading_platform.domain import orders as domain
 from trading_platform.domain.orders import Event, EventType, Intent, Step, advance, client_order_id, initialize
 from trading_platform.engine.journal import CommitFailed, Halted, Journal
-from trading_platform.engine.store import FillRow, settled_otherwise
+from trading_platform.engine.store import FillRow, OrderStore, settled_otherwise
 from trading_platform.engine.venues import VenueOrder
 from trading_platform.leadership import Lease, LeaseLost
 
@@ -350,6 +350,29 @@ async def test_an_engine_that_was_frozen_beyond_its_lease_sends_nothing_when_it_
     assert exchange.submits == [], answer.text
     assert (answer.status_code, answer.json()["code"]) == (503, "NOT_LEADING"), answer.text
     await status_becomes(db, "REJECTED")
+
+
+async def test_requests_that_are_looked_up_when_the_lead_ends_are_answered(
+    platform: Platform, token: Any, superuser: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that came while the question of others was on its way."""
+    asked = asyncio.Event()
+
+    async def never(*_: Any) -> list[str]:
+        asked.set()
+        await asyncio.Event().wait()
+        return []
+
+    await platform.start("engine")
+    await platform.leads()
+    monkeypatch.setattr(OrderStore, "known", never)
+    first = asyncio.create_task(platform["engine"].post("/orders", json=order("r1"), headers=token("trader")))
+    await asked.wait()
+    second = asyncio.create_task(platform["engine"].post("/orders", json=order("r2"), headers=token("trader")))
+    superuser.execute("UPDATE leases SET holder = 'heir', token = token + 1 WHERE name = 'engine:paper'")
+    async with asyncio.timeout(10):
+        answers = [(await request).json() for request in (first, second)]
+    assert [answer["code"] for answer in answers] == ["NOT_LEADING"] * 2, answers
 
 
 # --- who may write ----------------------------------------------------------------------------------------------------------------------

@@ -276,8 +276,9 @@ class Session:
                 known = await self.store.known(list(asked))  # hardly ever any: not the whole rows
                 orders = {order.id: order for order in await self.store.find(known)} if known else {}
             except BaseException as error:
-                for found in asked.values():
-                    found.set_exception(error)
+                ended = NotLeading(f"the lead of account {self.account.id} ended before it was known whether the order is there")
+                for found in self._lookups.values():  # those, too, that came while the database was asked
+                    found.set_exception(ended if isinstance(error, asyncio.CancelledError) else error)
                     found.exception()
                 self._lookups.clear()
                 raise
