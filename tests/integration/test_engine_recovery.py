@@ -394,7 +394,27 @@ async def test_many_orders_are_few_transactions(lease: Lease, db: Database) -> N
     results = await write(db, lease, *[submitting(intent(f"o{number}")) for number in range(50)])
     assert results == [None] * 50
     assert await db.fetch_value("SELECT count(DISTINCT xmin::text) FROM order_events") == 2
-    assert await db.fetch_tuples("SELECT jsonb_array_length(message->'messages') FROM outbox ORDER BY id") == [(50,), (50,)]
+    assert await db.fetch_tuples("SELECT json_array_length(message::json), cardinality(seqs) FROM outbox ORDER BY id") == [
+        (50, 50),
+        (50, 50),
+    ]
+
+
+async def test_an_order_that_begins_and_goes_on_within_one_commit_is_kept_as_it_is_in_the_end(lease: Lease, db: Database) -> None:
+    begun = submitting(intent("quick"))
+    unknown = advance(begun[-1].order, Event(EventType.SUBMIT_UNKNOWN, AT, "test"))
+    assert await write(db, lease, begun, [unknown]) == [None, None]
+    assert await db.fetch_tuples("SELECT status, last_order_seq, type FROM orders") == [("UNKNOWN", 3, "market")]
+    assert await db.fetch_value("SELECT count(*) FROM outbox") == 1
+
+
+async def test_what_becomes_of_an_order_that_is_not_there_is_not_written(lease: Lease, db: Database) -> None:
+    begun = submitting(intent("never written"))
+    unknown = advance(begun[-1].order, Event(EventType.SUBMIT_UNKNOWN, AT, "test"))
+    (refused,) = await write(db, lease, [unknown])
+    assert isinstance(refused, CommitFailed)
+    assert "of 1 orders that changed 0 are there" in str(refused)
+    assert await db.fetch_value("SELECT (SELECT count(*) FROM order_events) + (SELECT count(*) FROM outbox)") == 0
 
 
 async def test_a_group_with_a_fill_that_is_already_recorded_is_not_written_at_all(lease: Lease, db: Database) -> None:

@@ -27,15 +27,22 @@ ALTER TABLE fills DROP CONSTRAINT fills_account_id_fkey, DROP CONSTRAINT fills_i
 CREATE TRIGGER accounts_stay BEFORE DELETE OR TRUNCATE ON accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER instruments_stay BEFORE DELETE OR TRUNCATE ON instruments FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- One row a commit: its events in their order, and the numbers they got. What a release before this one left has another shape.
+-- One row a commit: its events in their order, and the numbers they got. What a release before this one left has another shape. The
+-- messages are text here: they are copied to the bus, and nobody asks the database what they say.
 DELETE FROM outbox;
+ALTER TABLE outbox ADD COLUMN seqs bigint[] NOT NULL, ALTER COLUMN message TYPE text;
 
--- What the engine's journal commits: the events, the orders they lead to, the fills, and one entry of the outbox. Rows are numbered in
--- the order they are given; an execution already recorded makes all of it fail. A function, because its plan is made once a connection:
--- planning costs as much as writing one order, and the engine commits hundreds of times a second.
-CREATE FUNCTION commit_orders(the_account text, the_lease text, the_token bigint, the_stream text, the_events json, the_orders json,
-                              the_fills json, the_messages jsonb) RETURNS void LANGUAGE plpgsql AS $$
+-- What the engine's journal commits: the events, one entry of the outbox, the orders that are new, what became of older ones, and the
+-- fills; what there is none of is NULL. Rows are numbered in the order they are given; an execution already recorded makes all of it
+-- fail, and so does a change of an order that is not there. A function, because its plans are made once a connection: planning costs as
+-- much as writing one order, and the engine commits hundreds of times a second. They are made before anybody knows how large the tables
+-- become, so a plan that reads all orders is out of the question.
+CREATE FUNCTION commit_orders(the_account text, the_lease text, the_token bigint, the_stream text, the_events json, the_messages text,
+                              the_orders json, the_changes json, the_fills json) RETURNS void LANGUAGE plpgsql
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
+DECLARE
+    changed bigint;
 BEGIN
     WITH events AS (
         INSERT INTO order_events (client_order_id, order_seq, account_id, type, from_status, to_status, data, actor, correlation_id,
@@ -44,7 +51,9 @@ BEGIN
           FROM json_to_recordset(the_events) AS given (id text, n integer, type text, before text, after text, data jsonb, actor text,
                                                        correlation text, causation text, at timestamptz)
         RETURNING seq
-    ), orders AS (
+    )
+    INSERT INTO outbox (stream, seqs, message) SELECT the_stream, array_agg(seq ORDER BY seq), the_messages FROM events;
+    IF the_orders IS NOT NULL THEN
         INSERT INTO orders (client_order_id, account_id, instrument_id, venue, venue_order_id, side, type, time_in_force, quantity,
                             limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
                             flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
@@ -53,23 +62,32 @@ BEGIN
                limit_price, trigger_price, expire_at, post_only, reduce_only, position_side, parent_id, role, replaces,
                flatten, terms, memory, status, filled_quantity, filled_notional, fees, reason_code, reason, strategy,
                signal_id, last_order_seq, created_at, updated_at
-          FROM json_populate_recordset(NULL::orders, the_orders)
-        ON CONFLICT (client_order_id) DO UPDATE
-           SET venue_order_id = EXCLUDED.venue_order_id, status = EXCLUDED.status, filled_quantity = EXCLUDED.filled_quantity,
-               filled_notional = EXCLUDED.filled_notional, fees = EXCLUDED.fees, reason_code = EXCLUDED.reason_code,
-               reason = EXCLUDED.reason, memory = EXCLUDED.memory, last_order_seq = EXCLUDED.last_order_seq,
-               updated_at = EXCLUDED.updated_at
-    ), fills AS (
+          FROM json_populate_recordset(NULL::orders, the_orders);
+    END IF;
+    IF the_changes IS NOT NULL THEN
+        UPDATE orders
+           SET venue_order_id = given.venue_order_id, status = given.status, filled_quantity = given.filled_quantity,
+               filled_notional = given.filled_notional, fees = given.fees, reason_code = given.reason_code, reason = given.reason,
+               memory = given.memory, last_order_seq = given.last_order_seq, updated_at = given.updated_at
+          FROM json_to_recordset(the_changes) AS given (client_order_id text, venue_order_id text, status text, filled_quantity numeric,
+                                                        filled_notional numeric, fees numeric, reason_code text, reason text,
+                                                        memory jsonb, last_order_seq integer, updated_at timestamptz)
+         WHERE orders.client_order_id = given.client_order_id;
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed <> json_array_length(the_changes) THEN
+            RAISE EXCEPTION 'UNKNOWN_ORDER: of % orders that changed % are there', json_array_length(the_changes), changed
+                USING ERRCODE = 'TR006';
+        END IF;
+    END IF;
+    IF the_fills IS NOT NULL THEN
         INSERT INTO fills (account_id, venue, venue_trade_id, client_order_id, instrument_id, side, position_side, quantity, price, fee,
                            fee_currency, liquidity, executed_at, ts_event_ns)
         SELECT the_account, venue, trade_id, id, instrument_id, side, position_side, quantity, price, fee, fee_currency, liquidity,
                executed_at, ts_event_ns
           FROM json_to_recordset(the_fills) AS given (venue text, trade_id text, id text, instrument_id integer, side order_side,
                                                       position_side text, quantity numeric, price numeric, fee numeric,
-                                                      fee_currency text, liquidity text, executed_at timestamptz, ts_event_ns bigint)
-    )
-    INSERT INTO outbox (stream, message)
-    SELECT the_stream, jsonb_build_object('seqs', jsonb_agg(seq ORDER BY seq), 'messages', the_messages) FROM events;
+                                                      fee_currency text, liquidity text, executed_at timestamptz, ts_event_ns bigint);
+    END IF;
 END $$;
 
 -- The state of trading --------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Group commit: what all orders in progress want written goes into one statement, and while it is on its way the next group gathers.
 
 Events, orders, fills and the outbox are one transaction. Nothing is retried: after a failure whoever waits learns it, and recovery
-finds out from the database what was written.
+finds out from the database what was written. What is to be written becomes JSON when it is given here, not when its turn has come:
+then the database would wait for it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -20,9 +21,9 @@ import psycopg
 
 from trading_platform import db
 from trading_platform.db import Database
-from trading_platform.domain.orders import EventType, Status, Step
+from trading_platform.domain.orders import Event, EventType, Fill, Intent, Order, Status, Step
 from trading_platform.engine import metrics
-from trading_platform.engine.store import COMMIT, order_row
+from trading_platform.engine.store import COMMIT, order_change, order_row
 from trading_platform.leadership import Lease, LeaseLost
 from trading_platform.messages import ORDER_EVENTS, OrderEventMessage
 from trading_platform.service import LoopContext
@@ -42,8 +43,23 @@ class Halted(CommitFailed):
 
 
 @dataclass(slots=True)
+class _Row:
+    """An order's row as it is to be: all of it where the order begins here, else what can change."""
+
+    order: Order
+    begins: bool
+    encoded: bytes
+
+
+@dataclass(slots=True)
 class _Entry:
+    """What one `append` gave; each JSON is the members of an array, without its brackets."""
+
     steps: Sequence[Step]
+    events: bytes
+    messages: bytes
+    fills: bytes
+    rows: dict[str, _Row]
     written: asyncio.Future[None]
 
 
@@ -68,7 +84,7 @@ class Journal:
         if self._failure is not None:
             written.set_exception(self._failure)
             return written
-        self._waiting.append(_Entry(steps, written))
+        self._waiting.append(_entry(steps, written))
         self._steps += len(steps)
         self._newest = written
         self._wake.set()
@@ -98,7 +114,7 @@ class Journal:
                         return
                     await self._something()
                     continue
-                await self._write([step for entry in group for step in entry.steps])
+                await self._write([step for entry in group for step in entry.steps], group)
                 for entry in group:
                     if not entry.written.done():
                         entry.written.set_result(None)
@@ -135,9 +151,9 @@ class Journal:
                 entry.written.set_exception(told)
         self._waiting.clear()
 
-    async def _write(self, steps: Sequence[Step]) -> None:
+    async def _write(self, steps: Sequence[Step], group: Sequence[_Entry]) -> None:
         self._lease.assert_held()
-        parameters = self._parameters(steps)
+        parameters = self._parameters(group)
         with metrics.COMMIT.time():
             try:
                 await self._db.execute(COMMIT, parameters)
@@ -153,18 +169,58 @@ class Journal:
                 raise CommitFailed(f"{type(error).__name__}: {error}") from error
         metrics.COMMITTED.observe(len(steps))
 
-    def _parameters(self, steps: Sequence[Step]) -> dict[str, Any]:
-        orders = {step.order.id: step.order for step in steps}  # the last state of each
+    def _parameters(self, group: Sequence[_Entry]) -> dict[str, Any]:
+        rows = _last_rows(group)
         return {
             "account": self._account_id,
             "lease": self._lease.name,
             "token": self._lease.token,
             "stream": ORDER_EVENTS,
-            "events": _encode([_event(step) for step in steps]).decode(),
-            "orders": _encode([order_row(order) for order in orders.values()]).decode(),
-            "fills": _encode([_fill(step) for step in steps if step.event.fill is not None]).decode(),
-            "messages": _encode([_message(step) for step in steps]).decode(),
+            "events": _array(entry.events for entry in group),
+            "messages": _array(entry.messages for entry in group),
+            "orders": _array(row.encoded for row in rows if row.begins),
+            "changes": _array(row.encoded for row in rows if not row.begins),
+            "fills": _array(entry.fills for entry in group),
         }
+
+
+def _entry(steps: Sequence[Step], written: asyncio.Future[None]) -> _Entry:
+    events, messages, fills = [], [], []
+    orders: dict[str, Order] = {}  # the last state of each
+    for step in steps:
+        order, event = step.order, step.event
+        events.append(_event(order, event, step.before))
+        messages.append(_message(order, event))
+        if event.fill is not None:
+            fills.append(_fill(order, event.fill))
+        orders[order.intent.client_order_id] = order
+    beginning = {step.order.id for step in steps if step.event.type is EventType.INITIALIZED}
+    rows = {order_id: _row(order, order_id in beginning) for order_id, order in orders.items()}
+    return _Entry(steps, _members(events), _members(messages), _members(fills) if fills else b"", rows, written)
+
+
+def _row(order: Order, begins: bool) -> _Row:
+    return _Row(order, begins, _encode(order_row(order) if begins else order_change(order)))
+
+
+def _last_rows(group: Sequence[_Entry]) -> list[_Row]:
+    """One row an order. An order that begins and goes on within one commit is written whole, as it is in the end."""
+    rows: dict[str, _Row] = {}
+    for entry in group:
+        for order_id, row in entry.rows.items():
+            before = rows.get(order_id)
+            rows[order_id] = _row(row.order, begins=True) if before is not None and before.begins else row
+    return list(rows.values())
+
+
+def _members(values: Sequence[object]) -> bytes:
+    return _encode(values)[1:-1]
+
+
+def _array(members: Iterable[bytes]) -> str | None:
+    """A JSON array of what is not empty; None where everything is."""
+    joined = b",".join(filter(None, members))
+    return f"[{joined.decode()}]" if joined else None
 
 
 class _Event(msgspec.Struct, omit_defaults=True):
@@ -180,23 +236,22 @@ class _Event(msgspec.Struct, omit_defaults=True):
     causation: str | None = None
 
 
-def _event(step: Step) -> _Event:
-    event, order = step.event, step.order
+def _event(order: Order, event: Event, before: Status | None) -> _Event:
+    intent = order.intent
     return _Event(
-        order.id, order.order_seq, event.type, order.status, _data(step), event.actor, order.intent.correlation_id, event.at, step.before,
-        event.causation_id,
+        intent.client_order_id, order.order_seq, event.type, order.status, _data(intent, event), event.actor, intent.correlation_id,
+        event.at, before, event.causation_id,
     )  # fmt: skip
 
 
-def _data(step: Step) -> dict[str, Any]:
+def _data(intent: Intent, event: Event) -> dict[str, Any]:
     """The event's document; of a closing order's intent it says so, for the database lets only those pass a halt."""
-    data = step.event.to_data()
-    return data | {"flatten": True} if step.event.type is EventType.SUBMITTING and step.order.intent.flatten else data
+    data = event.to_data()
+    return data | {"flatten": True} if intent.flatten and event.type is EventType.SUBMITTING else data
 
 
-def _fill(step: Step) -> dict[str, Any]:
-    fill, intent = step.event.fill, step.order.intent
-    assert fill is not None, "only filled events have a row in fills"
+def _fill(order: Order, fill: Fill) -> dict[str, Any]:
+    intent = order.intent
     return {
         **fill.to_data(),
         "venue": intent.venue,
@@ -207,15 +262,16 @@ def _fill(step: Step) -> dict[str, Any]:
     }
 
 
-def _message(step: Step) -> OrderEventMessage:
+def _message(order: Order, event: Event) -> OrderEventMessage:
+    intent = order.intent
     return OrderEventMessage(
         seq=0,
-        account=step.order.intent.account_id,
-        client_order_id=step.order.id,
-        symbol=step.order.intent.symbol,
-        type=step.event.type,
-        status=step.order.status,
-        ts_ns=int(step.event.at.timestamp() * 1_000_000) * 1_000,
+        account=intent.account_id,
+        client_order_id=intent.client_order_id,
+        symbol=intent.symbol,
+        type=event.type,
+        status=order.status,
+        ts_ns=int(event.at.timestamp() * 1_000_000) * 1_000,
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
 from trading_platform.bus import Bus
 from trading_platform.db import Database
 from trading_platform.engine.metrics import OUTBOX
+from trading_platform.messages import OrderEventMessage, OrderEventsMessage, encode
 from trading_platform.service import LoopContext
 
 COMMITS = 20
 PAUSE_S = 0.05
+
+_decode = msgspec.json.Decoder(list[OrderEventMessage]).decode
 
 
 class OutboxPublisher:
@@ -32,20 +35,20 @@ class OutboxPublisher:
 
     async def publish(self) -> int:
         """Publish what waits, then delete it; how many commits."""
-        rows = await self._db.fetch_tuples("SELECT id, stream, message FROM outbox ORDER BY id LIMIT %s", (COMMITS,))
+        rows = await self._db.fetch_tuples("SELECT id, stream, seqs, message FROM outbox ORDER BY id LIMIT %s", (COMMITS,))
         OUTBOX.set(len(rows))
         if not rows:
             return 0
         by_stream: dict[str, list[dict[bytes, bytes]]] = {}
-        for _, stream, message in rows:
-            by_stream.setdefault(stream, []).append(_entry(message))
+        for _, stream, seqs, messages in rows:
+            by_stream.setdefault(stream, []).append(_entry(seqs, messages))
         for stream, entries in by_stream.items():
             await self._bus.publish_many(stream, entries)
         await self._db.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([row[0] for row in rows],))
         return len(rows)
 
 
-def _entry(commit: Any) -> dict[bytes, bytes]:
+def _entry(seqs: Sequence[int], messages: str) -> dict[bytes, bytes]:
     """One commit's events, with the numbers the database gave them."""
-    events = [message | {"seq": seq} for seq, message in zip(commit["seqs"], commit["messages"], strict=True)]
-    return {b"m": msgspec.json.encode({"events": events})}
+    events = [msgspec.structs.replace(message, seq=seq) for seq, message in zip(seqs, _decode(messages), strict=True)]
+    return encode(OrderEventsMessage(events=events))

@@ -26,9 +26,9 @@ from trading_platform.leadership import Lease
 
 ZERO = Decimal(0)
 
-# One round trip, one transaction: the events, the orders they lead to, the fills, and one entry of the outbox (see the migration).
+# One round trip, one transaction: the events, one entry of the outbox, the orders they lead to, the fills (see the migration).
 COMMIT: LiteralString = (
-    "SELECT commit_orders(%(account)s, %(lease)s, %(token)s, %(stream)s, %(events)s, %(orders)s, %(fills)s, %(messages)s)"
+    "SELECT commit_orders(%(account)s, %(lease)s, %(token)s, %(stream)s, %(events)s, %(messages)s, %(orders)s, %(changes)s, %(fills)s)"
 )
 
 _ORDER_COLUMNS: tuple[str, ...] = (
@@ -84,6 +84,29 @@ def order_row(order: Order) -> OrderRow:
         order.filled_quantity, order.filled_notional, order.fees, order.order_seq, order.created_at, order.updated_at,
         order.venue_order_id, intent.limit_price, intent.trigger_price, intent.expire_at, intent.parent_id, intent.role, intent.replaces,
         intent.terms, order.memory, order.reason_code, order.reason, intent.strategy, intent.signal_id,
+    )  # fmt: skip
+
+
+class OrderChange(msgspec.Struct, omit_defaults=True):
+    """The columns of an order that can change; what is NULL is left out of its JSON."""
+
+    client_order_id: str
+    status: str
+    filled_quantity: Decimal
+    filled_notional: Decimal
+    fees: Decimal
+    last_order_seq: int
+    updated_at: datetime
+    venue_order_id: str | None = None
+    reason_code: str | None = None
+    reason: str | None = None
+    memory: Mapping[str, Any] | None = None
+
+
+def order_change(order: Order) -> OrderChange:
+    return OrderChange(
+        order.intent.client_order_id, order.status, order.filled_quantity, order.filled_notional, order.fees, order.order_seq,
+        order.updated_at, order.venue_order_id, order.reason_code, order.reason, order.memory,
     )  # fmt: skip
 
 
