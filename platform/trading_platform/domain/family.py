@@ -25,18 +25,14 @@ ZERO = Decimal(0)
 FIRST_DELAY_S = 1
 LONGEST_DELAY_S = 60
 
-# A stop that fails this often in a row is told (two minutes after the first); when it was for one of these reasons, which saying it
-# again does not change, it is not tried any more.
+# A stop that fails this often in a row is told (two minutes after the first). When it was for one of these reasons, which are in the
+# order itself or between us and the venue, it is not tried any more; funds, limits and positions may change by themselves.
 ATTEMPTS = 8
 LASTING = frozenset(
     {
-        "CLOSE_EXCEEDS_POSITION",
         "CURRENCY_NOT_CONVERTIBLE",
         "INSTRUMENT_DISAGREES",
-        "INSUFFICIENT_FUNDS",
         "NOTIONAL_BELOW_MINIMUM",
-        "ORDER_NOTIONAL_EXCEEDED",
-        "REDUCE_ONLY_WOULD_INCREASE",
         "VENUE_BAD_REQUEST",
         "VENUE_FILTER",
         "VENUE_FORBIDDEN",

@@ -31,6 +31,7 @@ __all__ = [
     "child_id",
     "decide",
     "next_wakeup",
+    "nothing_to_protect",
     "unprotected",
     "watches_prices",
 ]
@@ -95,6 +96,14 @@ def unprotected(parent: Order, children: Sequence[Order]) -> str | None:
         return None
     ended = "; it is not tried any more" if family.refused_for_good(stops) else ""
     return f"the stop of {parent.id} is not taken: {stops[-1].reason_code or stops[-1].status}{ended}"
+
+
+def nothing_to_protect(parent: Order, children: Sequence[Order], now: datetime, instrument: Instrument) -> Finish:
+    """The end of an order whose stop only reduces a position that is gone, by whatever hand. Only when every child is over."""
+    members = Family.of(parent, children, instrument, now)
+    counted = members.roles("entry") if parent.intent.type == "bracket" else None
+    outcome = members.finish("CANCELED", counted=counted).outcome
+    return Finish(outcome, "POSITION_GONE", "the position was closed by another order; nothing is left to protect")
 
 
 def _wind_down(members: Family, end: Finish) -> list[Action]:

@@ -872,22 +872,25 @@ class AccountCore:
                 done = [self._act(batch, parent_id, action, now) for action in self._decisions(parent, now)]
                 if not any(done):
                     self._wake(parent_id, now)
-                    self._look_after(batch, self._open[parent_id])
+                    self._look_after(batch, self._open[parent_id], now)
                     return
             self._alert(batch, "undecided", f"held order {parent_id} does not come to rest")
         finally:
             self._driving.discard(parent_id)
 
-    def _look_after(self, batch: Batch, parent: Order) -> None:
-        """Say so when a position is held that its stop does not protect. One that is gone, by whatever hand, needs no stop."""
-        detail = parents.unprotected(parent, list(self._children[parent.id].values()))
+    def _look_after(self, batch: Batch, parent: Order, now: datetime) -> None:
+        """Say so when a position is held that its stop does not protect. One that is gone, by whatever hand, needs none."""
+        children = list(self._children[parent.id].values())
+        detail = parents.unprotected(parent, children)
         if detail is None:
             return
-        own = parent.intent
+        own, instrument = parent.intent, self._catalogue.id(parent.intent.instrument_id)
         if own.type == "bracket" or own.reduce_only:
             held = self._positions.get((own.instrument_id, own.position_side), ZERO)
             closes_by_selling = (own.side == "buy") is (own.type == "bracket")
             if held == 0 or (held > 0) is not closes_by_selling:
+                if not any(child.is_open for child in children):
+                    self._act(batch, parent.id, parents.nothing_to_protect(parent, children, now, instrument), now)
                 return
         self._alert(batch, UNPROTECTED, detail)
 

@@ -503,7 +503,7 @@ def bracket_with_a_refused_stop(desk: Desk, *, held: str) -> list[str]:
     alerts = []
     for minute in range(1, 20):
         for sent in batch.sends:
-            alerts += desk(desk.core.on_answer(sent.client_order_id, VenueRejected("INSUFFICIENT_FUNDS", "no"), later(60 * minute))).alerts
+            alerts += desk(desk.core.on_answer(sent.client_order_id, VenueRejected("VENUE_FILTER", "no"), later(60 * minute))).alerts
         batch = desk(desk.core.on_time(later(60 * minute + 59)))
     return [alert.kind for alert in alerts]
 
@@ -517,3 +517,8 @@ def test_a_position_whose_stop_is_refused_for_good_is_said_to_be_unprotected_onc
 
 def test_a_position_that_somebody_closed_needs_no_stop(desk: Desk) -> None:
     assert bracket_with_a_refused_stop(desk, held="0") == []
+    (parent,) = {step.order.id for step in desk.journal if step.order.intent.type == "bracket"}
+    assert (desk.now(parent).status, desk.now(parent).reason_code, desk.now(parent).filled_quantity) == (
+        Status.FILLED, "POSITION_GONE", Decimal(1),
+    )  # fmt: skip
+    assert desk.core.open_orders == []

@@ -153,7 +153,7 @@ def test_a_venue_that_refuses_is_asked_again_ever_more_rarely_and_no_rarer_than_
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-@pytest.mark.parametrize(("code", "ends"), [("INSUFFICIENT_FUNDS", True), ("VENUE_OVERLOADED", False)])
+@pytest.mark.parametrize(("code", "ends"), [("VENUE_FILTER", True), ("INSUFFICIENT_FUNDS", False)])
 def test_a_stop_refused_again_and_again_is_told_and_for_a_reason_that_stays_not_tried_again(code: str, ends: bool) -> None:
     home = trailing()
     home.settle("100")
@@ -174,7 +174,7 @@ def test_a_stop_refused_for_changing_reasons_is_tried_on() -> None:
     home.settle("100")
     home.settle("95")
     for number in range(20):
-        home.reject(home.only(), "VENUE_FILTER" if number % 3 else "INSUFFICIENT_FUNDS")
+        home.reject(home.only(), "VENUE_FILTER" if number % 3 else "VENUE_KEY_INVALID")
         home.settle(after=60)
     assert len(home.open) == 1
 
