@@ -82,6 +82,23 @@ async def test_an_order_is_committed_sent_and_filled(engine: Platform, token: An
     assert events == ["initialized", "submitting", "accepted", "filled"]
 
 
+async def test_every_order_judged_is_counted_by_decision_and_reason(engine: Platform, token: Any) -> None:
+    """MON-06: what risk let through and what it refused, and why, is seen in the engine, where it is decided."""
+    accepted, denied = (f'smc_risk_decisions_total{{account="paper",code="{code}",decision="{decision}"}}' for code, decision in (
+        ("ACCEPTED", "accepted"), ("ORDER_NOTIONAL_EXCEEDED", "denied"),
+    ))  # fmt: skip
+
+    async def counted() -> tuple[float, float]:
+        lines = dict(line.rpartition(" ")[::2] for line in (await engine["engine"].get("/metrics")).text.splitlines())
+        return float(lines.get(accepted, 0)), float(lines.get(denied, 0))
+
+    before = await counted()
+    for request, quantity in (("small", "0.01"), ("again", "0.01"), ("large", "50"), ("again", "0.01")):
+        await engine["engine"].post("/orders", json=order(request, quantity=quantity), headers=token("trader"))
+    after = await counted()
+    assert (after[0] - before[0], after[1] - before[1]) == (2, 1)
+
+
 # --- the API ----------------------------------------------------------------------------------------------------------------------------
 
 

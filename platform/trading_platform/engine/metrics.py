@@ -8,6 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from trading_platform.domain.orders import EventType, Step
 
+DECISIONS = Counter("smc_risk_decisions_total", "Orders judged, held ones and each of their children", ["account", "decision", "code"])
 ORDERS = Counter("smc_trading_orders_total", "Orders by what became of them first", ["account", "outcome"])
 FILLS = Counter("smc_trading_fills_total", "Executions recorded", ["account", "symbol", "side"])
 VOLUME = Counter("smc_trading_volume_quote_total", "Value traded, in the quote currency", ["account", "symbol"])
@@ -47,13 +48,15 @@ _OUTCOMES = {
 
 
 # Looking a label up costs more than counting; there are few of them.
-_orders, _fills, _volume = cache(ORDERS.labels), cache(FILLS.labels), cache(VOLUME.labels)
+_orders, _fills, _volume, _decisions = (cache(counter.labels) for counter in (ORDERS, FILLS, VOLUME, DECISIONS))
 
 
 def observe(step: Step) -> None:
     """Count what happened to an order."""
     outcome = _OUTCOMES.get(step.event.type)
-    intent, fill = step.order.intent, step.event.fill
+    intent, fill, judged = step.order.intent, step.event.fill, step.event.decision
+    if judged is not None:
+        _decisions(intent.account_id, "accepted" if judged["accepted"] else "denied", judged["code"]).inc()
     if outcome is not None:
         _orders(intent.account_id, outcome).inc()
     elif fill is not None:
