@@ -30,6 +30,7 @@ BEGIN
         GRANT INSERT ON paper_venue.accounts, paper_venue.trades TO trading_app;
         GRANT INSERT, UPDATE ON paper_venue.orders, paper_venue.balances, paper_venue.books TO trading_app;
         GRANT INSERT, UPDATE, DELETE ON paper_venue.timers TO trading_app;
+        GRANT DELETE ON paper_venue.orders, paper_venue.trades TO trading_app;  -- retention
         GRANT UPDATE ON paper_venue.progress TO trading_app;
         GRANT EXECUTE ON FUNCTION ensure_candle_partition(date) TO trading_app;
     END IF;

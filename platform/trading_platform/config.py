@@ -191,16 +191,27 @@ class VenueSettings(Section):
 
 
 class PaperVenueSettings(Section):
-    """The paper venue: its market is ours, its money is not. `faults` lets it be told to misbehave: never in production."""
+    """The paper venue: its market is ours, its money is not. The backtest takes fees, slippage, depth and latency from here, too.
+
+    Open orders are limited by account and symbol: as the account's entry says, else the symbol's, else `max_open_orders`. What is
+    closed for longer than `retention_days` is forgotten. `faults` lets it be told to misbehave: never in production.
+    """
 
     maker_fee_bps: Annotated[Decimal, Field(ge=0)] = Decimal(1)
     taker_fee_bps: Annotated[Decimal, Field(ge=0)] = Decimal(5)
     fee_asset: Literal["quote", "received"] = "quote"
     slippage_bps: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    slippage_impact: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    depth: Annotated[Decimal, Field(ge=1)] = Decimal(10)
     latency_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
+    latency_jitter_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
     max_data_age_s: Seconds = 30.0
     request_weight_per_minute: Annotated[int, Field(ge=1)] = 6_000
     orders_per_10_s: Annotated[int, Field(ge=1)] = 100
+    max_open_orders: Annotated[int, Field(ge=1)] = 200
+    max_open_orders_by_symbol: dict[str, Annotated[int, Field(ge=1)]] = {}
+    max_open_orders_by_account: dict[str, Annotated[int, Field(ge=1)]] = {}
+    retention_days: Annotated[int, Field(ge=1)] = 90
     faults: bool = False
 
 
@@ -286,6 +297,9 @@ class Settings(Section):
                     f"accounts.{account.id}.venue: '{account.venue}' is a real venue while live_trading.enabled is false; "
                     "name a paper venue, or enable live trading"
                 )
+        for account_id in self.paper_venue.max_open_orders_by_account:
+            if account_id not in ids:
+                raise ValueError(f"paper_venue.max_open_orders_by_account: '{account_id}' is not in accounts {ids}; name one of them")
         if self.paper_venue.faults and self.environment == "production":
             raise ValueError("paper_venue.faults: true in production; a venue there is not told to misbehave, remove it")
         if self.strategy.account not in ids:

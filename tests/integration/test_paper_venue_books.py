@@ -17,6 +17,7 @@ from test_paper_venue import SECRET, Venue, serving
 from trading_platform import messages
 from trading_platform.bus import Bus
 from trading_platform.config import AccountSettings, Endpoint, Settings
+from trading_platform.paper_venue.store import Store
 
 
 @pytest.fixture
@@ -409,3 +410,90 @@ async def test_many_orders_at_once_are_each_answered_once(trading: Venue, superu
     assert len({answer.json()["orderId"] for answer in accepted}) == 80
     assert {answer.json()["code"] for answer in answers if answer.status_code == 400} == {-2010}
     assert superuser.execute("SELECT count(*), count(DISTINCT client_order_id) FROM paper_venue.orders").fetchone() == (80, 80)
+
+
+async def test_how_many_orders_may_be_open_is_said_of_the_symbol_and_before_that_of_the_account(
+    settings: Settings, venue_settings: Settings, market: Market
+) -> None:
+    other = AccountSettings(id="other", opening_balances={"USDT": Decimal(1_000)})
+    rules = settings.paper_venue.model_copy(
+        update={"max_open_orders": 1, "max_open_orders_by_symbol": {"BTCUSDT": 2}, "max_open_orders_by_account": {"other": 3}}
+    )
+    chosen = venue_settings.model_copy(update={"accounts": [*settings.accounts, other], "paper_venue": rules})
+    async with serving(chosen) as venue:
+        await venue.leads()
+        await market.quote("BTCUSDT", "60000.00", "60001.00", bid_size="1", ask_size="1")
+        await market.quote("ETHUSDT", "3000.00", "3001.00", bid_size="1", ask_size="1")
+        await venue.has_seen("ETHUSDT", bidPrice="3000")
+
+        async def placed(count: int, symbol: str, account: str = "paper") -> list[int | None]:
+            order = {"side": "BUY", "type": "LIMIT", "timeInForce": "GTC", "quantity": "0.01", "price": "1000", "symbol": symbol}
+            answers = [await venue.signed("POST", "/api/v3/order", account=account, **order) for _ in range(count)]
+            return [answer.json().get("code") for answer in answers]
+
+        assert await placed(2, "ETHUSDT") == [None, -1013]
+        assert await placed(3, "BTCUSDT") == [None, None, -1013]
+        assert await placed(4, "BTCUSDT", "other") == [None, None, None, -1013]
+        symbols = (await venue.http.get("/api/v3/exchangeInfo")).json()["symbols"]
+        told = {each["symbol"]: each["filters"][-1] for each in symbols}
+        assert told["BTCUSDT"] == {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": 2}
+        assert told["ETHUSDT"]["maxNumOrders"] == 1
+
+
+# --- retention ------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_closed_long_ago_is_forgotten_and_nothing_else(
+    venue_settings: Settings, market: Market, superuser: psycopg.Connection[Any]
+) -> None:
+    async with serving(venue_settings) as venue:
+        await venue.leads()
+        await market.quote("BTCUSDT", "60000.00", "60001.00", bid_size="1", ask_size="9")
+        await market.quote("ETHUSDT", "3000.00", "3001.00", bid_size="1", ask_size="9")
+        await venue.has_seen("ETHUSDT", bidPrice="3000")
+        for name in ("old", "older", "young"):
+            await venue.place(price="60001", quantity="0.1", newClientOrderId=name)
+        await venue.place(price="50000", quantity="0.1", newClientOrderId="open")
+        await venue.place(price="50000", quantity="0.1", newClientOrderId="canceled")
+        await venue.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="canceled")
+        await venue.place(symbol="ETHUSDT", price="3001", quantity="0.1", newClientOrderId="newest-trade-of-its-symbol")
+        await venue.place(price="50000", quantity="0.1", newClientOrderId="newest")
+        await venue.signed("DELETE", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="newest")
+        before = [await venue.balance(asset) for asset in ("USDT", "BTC", "ETH")]
+    superuser.execute("UPDATE paper_venue.orders SET created_ms = created_ms - 100 * 86400000::bigint")
+    superuser.execute("UPDATE paper_venue.orders SET updated_ms = updated_ms - 91 * 86400000::bigint WHERE client_order_id <> 'young'")
+    kept = {"young", "open", "newest-trade-of-its-symbol", "newest"}
+
+    async def forgotten() -> bool:
+        return {row[0] for row in superuser.execute("SELECT client_order_id FROM paper_venue.orders")} == kept
+
+    async with serving(venue_settings) as venue:
+        await venue.leads()
+        await eventually(forgotten, what="retention")
+        trades = superuser.execute(
+            "SELECT client_order_id FROM paper_venue.trades JOIN paper_venue.orders USING (order_id) ORDER BY 1"
+        ).fetchall()
+        assert trades == [("newest-trade-of-its-symbol",), ("young",)]
+        assert [await venue.balance(asset) for asset in ("USDT", "BTC", "ETH")] == before
+        assert [order["clientOrderId"] for order in (await venue.signed("GET", "/api/v3/openOrders")).json()] == ["open"]
+        assert (await venue.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="old")).json()["code"] == -2013
+        await market.quote("BTCUSDT", "60000.00", "60001.00", bid_size="1", ask_size="9")
+        await venue.has_seen(bidPrice="60000")
+        filled = (await venue.place(price="60001", quantity="0.1", newClientOrderId="next")).json()
+        assert [fill["tradeId"] for fill in filled["fills"]] == [4]
+        assert filled["orderId"] == 8
+
+
+async def test_retention_goes_through_the_orders_a_few_at_a_time(venue_settings: Settings, market: Market, db: Any) -> None:
+    async with serving(venue_settings) as venue:
+        await venue.leads()
+        await market.quote("BTCUSDT", "60000.00", "60001.00", bid_size="1", ask_size="9")
+        await venue.has_seen(bidPrice="60000")
+        for number in range(7):
+            await venue.place(price="60001", quantity="0.1", newClientOrderId=f"n{number}")
+    store, far = Store(db), 1 << 62
+    assert await store.forget(0, 0, 3) == (None, 0)
+    assert await store.forget(far, 0, 3) == (3, 3)
+    assert await store.forget(far, 3, 3) == (6, 3)
+    assert await store.forget(far, 6, 3) == (None, 0)
+    assert await db.fetch_value("SELECT count(*) FROM paper_venue.trades") == 1

@@ -31,7 +31,7 @@ from trading_platform.config import (
     StrategySettings,
 )
 from trading_platform.domain.figures import Unknown
-from trading_platform.domain.models import BasisPoints, ConstantLatency, InvalidModel, JitterLatency, Models, flat_fees
+from trading_platform.domain.models import InvalidModel, Models, simulated
 from trading_platform.domain.risk import Limits
 from trading_platform.instruments import Catalogue, UnknownInstrument
 from trading_platform.market import replay_file
@@ -93,9 +93,10 @@ def parser() -> argparse.ArgumentParser:
         ("maker-bps", _amount, "maker fee in basis points"),
         ("taker-bps", _amount, "taker fee in basis points"),
         ("slippage-bps", _amount, "how far behind the top what it does not hold trades"),
-        ("depth", _amount, "how many times the shown size a market order finds (default 10)"),
-        ("latency-ms", _amount, "from sending to the book (default: as configured)"),
-        ("jitter-ms", _amount, "at most so much more, by the seed (default 0)"),
+        ("slippage-impact", _amount, "that much further for once the shown size, growing with its square, as a share of the price"),
+        ("depth", _amount, "how many times the shown size a market order finds in all"),
+        ("latency-ms", _amount, "from sending to the book"),
+        ("latency-jitter-ms", _amount, "at most so much more, by the seed"),
     ):
         command.add_argument(f"--{name}", type=kind, metavar="N", help=what)
     command.add_argument("--allow-short", action="store_true", default=None, help="let the strategy sell short")
@@ -184,17 +185,22 @@ def _sections(chosen: argparse.Namespace) -> Sections:
 
 
 def _models(chosen: argparse.Namespace, venue: PaperVenueSettings) -> Models:
-    maker = venue.maker_fee_bps if chosen.maker_bps is None else chosen.maker_bps
-    taker = venue.taker_fee_bps if chosen.taker_bps is None else chosen.taker_bps
-    latency_ms = money.parse(str(venue.latency_ms)) if chosen.latency_ms is None else chosen.latency_ms
-    latency_ns, jitter_ns = int(latency_ms * 1_000_000), int((chosen.jitter_ms or Decimal(0)) * 1_000_000)
-    return Models(
-        fees=flat_fees(maker, taker),
-        slippage=BasisPoints(venue.slippage_bps if chosen.slippage_bps is None else chosen.slippage_bps),
-        latency=JitterLatency(latency_ns, jitter_ns, chosen.seed) if jitter_ns else ConstantLatency(latency_ns),
-        depth=Decimal(10) if chosen.depth is None else chosen.depth,
-        max_data_age_ns=int(venue.max_data_age_s * SECOND_NS),
+    """The paper venue's, but for what was chosen."""
+    return simulated(
+        maker_fee_bps=_either(chosen.maker_bps, venue.maker_fee_bps),
+        taker_fee_bps=_either(chosen.taker_bps, venue.taker_fee_bps),
+        slippage_bps=_either(chosen.slippage_bps, venue.slippage_bps),
+        slippage_impact=_either(chosen.slippage_impact, venue.slippage_impact),
+        depth=_either(chosen.depth, venue.depth),
+        latency_ms=_either(chosen.latency_ms, money.parse(str(venue.latency_ms))),
+        latency_jitter_ms=_either(chosen.latency_jitter_ms, money.parse(str(venue.latency_jitter_ms))),
+        max_data_age_s=money.parse(str(venue.max_data_age_s)),
+        seed=chosen.seed,
     )
+
+
+def _either(chosen: Decimal | None, configured: Decimal) -> Decimal:
+    return configured if chosen is None else chosen
 
 
 def _source(chosen: argparse.Namespace, catalogue: Catalogue, sections: Sections) -> Source:

@@ -123,6 +123,16 @@ class VolumeShare:
         return money.round_money(money.multiply(self.impact, money.multiply(share, share)), SLIPPAGE_PLACES)
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Several distances on top of one another."""
+
+    models: tuple[SlippageModel, ...]
+
+    def distance(self, quantity: Decimal, shown: Decimal | None) -> Decimal:
+        return money.add(*(model.distance(quantity, shown) for model in self.models))
+
+
 # --- latency -------------------------------------------------------------------------------------------------------------
 
 
@@ -180,3 +190,27 @@ class Models:
             raise InvalidModel(f"depth is {self.depth}; expected 1 (nothing behind the top) or more")
         if self.max_data_age_ns is not None and self.max_data_age_ns <= 0:
             raise InvalidModel(f"max_data_age_ns is {self.max_data_age_ns}; expected a positive number of nanoseconds, or None")
+
+
+def simulated(
+    *,
+    maker_fee_bps: Decimal,
+    taker_fee_bps: Decimal,
+    slippage_bps: Decimal,
+    slippage_impact: Decimal,
+    depth: Decimal,
+    latency_ms: Decimal,
+    latency_jitter_ms: Decimal,
+    max_data_age_s: Decimal,
+    seed: int,
+) -> Models:
+    """The models that settings of these names stand for, in the paper venue and in a backtest. Raises InvalidModel."""
+    steady, growing = BasisPoints(slippage_bps), VolumeShare(slippage_impact)
+    latency_ns, jitter_ns = (int(money.multiply(each, Decimal(1_000_000))) for each in (latency_ms, latency_jitter_ms))
+    return Models(
+        fees=flat_fees(maker_fee_bps, taker_fee_bps),
+        slippage=Sum((steady, growing)) if slippage_impact else steady,
+        latency=JitterLatency(latency_ns, jitter_ns, seed) if jitter_ns else ConstantLatency(latency_ns),
+        depth=depth,
+        max_data_age_ns=int(money.multiply(max_data_age_s, Decimal(1_000_000_000))),
+    )

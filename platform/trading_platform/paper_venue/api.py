@@ -25,7 +25,7 @@ from trading_platform.paper_venue.errors import VenueError, bad_request
 from trading_platform.paper_venue.exchange import ALL_SYMBOLS, Exchange
 from trading_platform.paper_venue.faults import Kind, Rule
 from trading_platform.paper_venue.filters import OrderRequest, new_client_id
-from trading_platform.paper_venue.funds import venue_symbol
+from trading_platform.paper_venue.funds import base_asset, venue_symbol
 from trading_platform.paper_venue.limits import Limits
 from trading_platform.paper_venue.market import Board
 from trading_platform.paper_venue.parameters import Parameters, split
@@ -256,13 +256,14 @@ class Api:
     async def _exchange_info(self, call: Call) -> Any:
         call.parameters.only("symbol", "symbols", "permissions", "showPermissionSets", "symbolStatus")
         chosen = self._chosen(call)
-        instruments = [self._venue.exchange.instrument(symbol) for symbol in chosen or self._venue.exchange.instruments]
+        exchange = self._venue.exchange
+        instruments = [exchange.instrument(symbol) for symbol in chosen or exchange.instruments]
         return {
             "timezone": "UTC",
             "serverTime": self._venue.now_ms(),
             "rateLimits": shapes.rate_limits(self._limits.weight_per_minute, self._limits.orders_per_10_s),
             "exchangeFilters": [],
-            "symbols": [shapes.symbol_information(instrument) for instrument in instruments],
+            "symbols": [shapes.symbol_information(instrument, exchange.max_open_orders(instrument)) for instrument in instruments],
         }
 
     def _chosen(self, call: Call) -> list[str] | None:
@@ -419,6 +420,7 @@ class Api:
             lambda exchange, now_ms: _placed(exchange, request, now_ms),
             window=call.window,
             identities=((request.account, request.client_order_id),),
+            about=request.client_order_id,
         )
 
     async def _test(self, call: Call) -> Any:
@@ -449,7 +451,8 @@ class Api:
         def work(exchange: Exchange, now_ms: int) -> Document:
             return _replaced(exchange, request, order_id, client_id, cancel_id, mode == "STOP_ON_FAILURE", now_ms)
 
-        return await self._venue.ask(work, window=call.window, identities=((request.account, request.client_order_id),))
+        identities = ((request.account, request.client_order_id),)
+        return await self._venue.ask(work, window=call.window, identities=identities, about=client_id)
 
     def _identified(self, call: Call) -> tuple[Instrument, int | None, str | None]:
         instrument = self._instrument(call)
@@ -466,7 +469,7 @@ class Api:
             order = exchange.find_open(call.account, instrument, order_id, client_id)
             return None if order is None else shapes.queried(order)
 
-        found = await self._venue.ask(work, window=call.window)
+        found = await self._venue.ask(work, window=call.window, about=client_id)
         if found is not None:
             return found
         closed = await self._venue.store.order(call.account, instrument, order_id, client_id)
@@ -490,7 +493,7 @@ class Api:
                 raise bad_request(-2011, "Order was not canceled due to cancel restrictions.")
             return shapes.canceled(exchange.cancel(order, now_ms, cancel_id), cancel_id)
 
-        return await self._venue.ask(work, window=call.window)
+        return await self._venue.ask(work, window=call.window, about=client_id)
 
     async def _open_orders(self, call: Call) -> Any:
         call.parameters.only("symbol", *TIMING)
@@ -579,7 +582,7 @@ class Api:
 
         def work(exchange: Exchange, now_ms: int) -> list[Document]:
             balances = exchange.wallets[call.account].balances
-            names = {asset for info in map(shapes.symbol_information, exchange.instruments.values()) for asset in _assets(info)}
+            names = {asset for each in exchange.instruments.values() for asset in (base_asset(each), each.quote_currency)}
             return [_coin(asset, balances.get(asset)) for asset in sorted(names | set(balances))]
 
         return await self._venue.ask(work, window=call.window)
@@ -912,10 +915,6 @@ def _rates(exchange: Exchange) -> Document:
         "taxCommission": none,
         "discount": {"enabledForAccount": False, "enabledForSymbol": False, "discountAsset": "BNB", "discount": "0.00000000"},
     }
-
-
-def _assets(information: Document) -> tuple[str, str]:
-    return information["baseAsset"], information["quoteAsset"]
 
 
 def _coin(asset: str, balance: Any) -> Document:

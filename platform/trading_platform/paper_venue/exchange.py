@@ -7,7 +7,7 @@ commit that failed the exchange is thrown away and built anew from what is store
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import numpy as np
@@ -85,11 +85,17 @@ class State:
 
 
 def models_of(settings: PaperVenueSettings) -> Models:
-    """The market's models as configured. Latency is kept by the service: a request waits before its turn."""
-    return Models(
-        fees=models.flat_fees(settings.maker_fee_bps, settings.taker_fee_bps),
-        slippage=models.BasisPoints(settings.slippage_bps),
-        max_data_age_ns=int(settings.max_data_age_s * 1e9),
+    """The market's models as configured."""
+    return models.simulated(
+        maker_fee_bps=settings.maker_fee_bps,
+        taker_fee_bps=settings.taker_fee_bps,
+        slippage_bps=settings.slippage_bps,
+        slippage_impact=settings.slippage_impact,
+        depth=settings.depth,
+        latency_ms=money.parse(str(settings.latency_ms)),
+        latency_jitter_ms=money.parse(str(settings.latency_jitter_ms)),
+        max_data_age_s=money.parse(str(settings.max_data_age_s)),
+        seed=1,
     )
 
 
@@ -103,6 +109,7 @@ class Exchange:
         self.changes = Changes()
         self.maker_rate = self.models.fees.rate("maker")
         self.taker_rate = self.models.fees.rate("taker")
+        self._settings = settings
         self._fee_in_quote = settings.fee_asset == "quote"
         self._dearest = max(self.maker_rate, self.taker_rate, ZERO)
         self._orders: dict[int, Order] = {}
@@ -114,7 +121,9 @@ class Exchange:
         self._last_order_id = state.last_order_id
         self._last_trade_ids = dict(state.last_trade_ids)
         self._known: set[tuple[str, str]] = set()
-        self._books = {instrument.id: Matcher(instrument, self.models, restore=state.books.get(instrument.id)) for instrument in catalogue}
+        # A request waits before its turn, in the service: what is answered here has arrived.
+        arrived = replace(self.models, latency=models.NO_LATENCY)
+        self._books = {instrument.id: Matcher(instrument, arrived, restore=state.books.get(instrument.id)) for instrument in catalogue}
         self._by_id = {instrument.id: instrument for instrument in catalogue}
 
     # --- what can be seen -------------------------------------------------------------------------------------------------
@@ -137,6 +146,13 @@ class Exchange:
         """Where an order stands in its book; None for one that is not open."""
         order = self._orders.get(order_id)
         return None if order is None else self._books[order.instrument.id].standing(order_id)
+
+    def max_open_orders(self, instrument: Instrument, account: str | None = None) -> int:
+        """How many orders an account may have open in an instrument; without one, what is said of the instrument."""
+        of_account, of_symbol = self._settings.max_open_orders_by_account, self._settings.max_open_orders_by_symbol
+        if account is not None and account in of_account:
+            return of_account[account]
+        return of_symbol.get(instrument.symbol, self._settings.max_open_orders)
 
     def open_orders(self, account: str, symbol: str | None = None) -> list[Order]:
         """Oldest first."""
@@ -184,7 +200,7 @@ class Exchange:
         if identity in self._known or identity in self._by_client:
             raise errors.rejected(errors.DUPLICATE_ORDER)
         book = self._books[instrument.id]
-        if len(self._open(account, instrument)) >= shapes.MAX_NUM_ORDERS:
+        if len(self._open(account, instrument)) >= self.max_open_orders(instrument, account):
             raise errors.filter_failure("MAX_NUM_ORDERS")
         now_ns = now_ms * 1_000_000
         quantity = request.quantity or self._quantity_for(book, request)

@@ -8,6 +8,7 @@ ORDERS = Counter("smc_trading_paper_venue_orders_total", "Orders written, each o
 TRADES = Counter("smc_trading_paper_venue_trades_total", "Executions of our orders")
 GAPS = Counter("smc_trading_paper_venue_stream_gaps_total", "Times the market's stream no longer had what was missed")
 BAD_BATCHES = Counter("smc_trading_paper_venue_bad_tick_batches_total", "Entries of the market's stream that are no tick batch")
+FORGOTTEN = Counter("smc_trading_paper_venue_forgotten_orders_total", "Orders closed for so long that they left the tables")
 FAULTS = Counter("smc_trading_paper_venue_faults_total", "Misbehaviour done on demand", ["kind"])
 COMMIT = Histogram(
     "smc_trading_paper_venue_commit_seconds",

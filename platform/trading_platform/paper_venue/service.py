@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,15 +24,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trading_platform import bus
+from trading_platform import bus, db
 from trading_platform.batches import InvalidBatch, TickBatch
 from trading_platform.bus import Bus, Entry, Tail
 from trading_platform.config import PaperVenueSettings, Settings
 from trading_platform.db import Database
+from trading_platform.domain.models import LatencyModel
 from trading_platform.messages import TICKS
 from trading_platform.paper_venue import errors, metrics
 from trading_platform.paper_venue.errors import VenueError
-from trading_platform.paper_venue.exchange import Exchange
+from trading_platform.paper_venue.exchange import Exchange, models_of
 from trading_platform.paper_venue.faults import Faults
 from trading_platform.paper_venue.market import Board
 from trading_platform.paper_venue.signing import Window
@@ -49,6 +52,10 @@ QUEUED_REQUESTS = 10_000
 QUEUED_BATCHES = 256
 READ_BATCHES = 100
 KEEP_POSITION_S = 1.0
+DAY_MS = 86_400_000
+FORGET_EVERY_S = 3_600.0
+FORGET_BATCH = 1_000
+FORGET_PAUSE_S = 0.05
 FIRST_LOOK = 200  # entries of the stream a venue that never ran starts from: the market as it is, there is nothing to match
 
 
@@ -79,6 +86,17 @@ class _Leading:
     committed_at: float = field(default_factory=time.monotonic)
 
 
+class Delays:
+    """How long requests wait before their turn. Those about one client order id wait equally long: none overtakes its order."""
+
+    def __init__(self, latency: LatencyModel) -> None:
+        self._latency = latency
+        self._asked = itertools.count()
+
+    def next_s(self, about: str | None) -> float:
+        return self._latency.delay_ns(next(self._asked) if about is None else zlib.crc32(about.encode())) / 1e9
+
+
 class PaperVenue:
     """One process's part: leads, or waits to."""
 
@@ -92,7 +110,7 @@ class PaperVenue:
         self._bus = stream
         self.candle_intervals = sorted(settings.market_data.intervals_s)
         self._accounts = [account for account in settings.accounts if settings.venues[account.venue].paper]
-        self._latency_s = settings.paper_venue.latency_ms / 1_000
+        self._delays = Delays(models_of(settings.paper_venue).latency)
         self._queue: deque[_Request | _Ticks] = deque()
         self._wake = asyncio.Event()
         self._requests = 0
@@ -130,17 +148,25 @@ class PaperVenue:
         led = self._leading
         return {"leads": self._ready, "position": led.position if led else None, "stream_gaps": led.gaps if led else None}
 
-    async def ask(self, work: Callable[[Exchange, int], T], *, window: Window | None = None, identities: tuple[Identity, ...] = ()) -> T:
+    async def ask(
+        self,
+        work: Callable[[Exchange, int], T],
+        *,
+        window: Window | None = None,
+        identities: tuple[Identity, ...] = (),
+        about: str | None = None,
+    ) -> T:
         """Do `work(exchange, now_ms)` in its turn; its result, after everything it changed is committed.
 
-        `window` is checked again at that moment; `identities` are client order ids about to be used. Raises VenueError: with
-        5xx -1008 nothing was done, with -1007 nobody knows.
+        `window` is checked again at that moment; `identities` are client order ids about to be used. Requests `about` one client
+        order id have the same latency: what is asked of an order never overtakes it. Raises VenueError: with 5xx -1008 nothing was
+        done, with -1007 nobody knows.
         """
         self._led()
         if self._requests >= QUEUED_REQUESTS:
             raise errors.busy()
-        if self._latency_s:
-            await asyncio.sleep(self._latency_s)
+        if delay_s := self._delays.next_s(about):
+            await asyncio.sleep(delay_s)
             self._led()
         request = _Request(work, window, identities, asyncio.get_running_loop().create_future())
         self._requests += 1
@@ -172,7 +198,7 @@ class PaperVenue:
         )
         self._room = asyncio.Semaphore(QUEUED_BATCHES)
         try:
-            await together(context, market=self._read, sequence=self._sequence)
+            await together(context, market=self._read, sequence=self._sequence, retention=self._forget)
         finally:
             self._ready = False
             self._leading = None
@@ -233,6 +259,31 @@ class PaperVenue:
                 extra={"position": position, "oldest": oldest[0][0].decode() if oldest else None},
             )
         return position
+
+    # --- retention --------------------------------------------------------------------------------------------------------
+
+    async def _forget(self, context: LoopContext) -> None:
+        """Once in a while, a little at a time beside the sequence: what was closed long ago leaves the tables."""
+        while not context.stopping:
+            before_ms = time.time_ns() // 1_000_000 - self.settings.retention_days * DAY_MS
+            reached: int | None = 0
+            forgotten = 0
+            try:
+                while reached is not None and not context.stopping:
+                    context.beat()
+                    context.lease.assert_held()
+                    reached, gone = await self.store.forget(before_ms, reached, FORGET_BATCH)
+                    forgotten += gone
+                    await context.sleep(FORGET_PAUSE_S)
+            except db.TRANSIENT as error:
+                log.warning("what was closed long ago stays a while longer: the database is away", extra={"error": str(error)})
+            metrics.FORGOTTEN.inc(forgotten)
+            if forgotten:
+                log.info("forgot what was closed long ago", extra={"orders": forgotten, "retention_days": self.settings.retention_days})
+            due = time.monotonic() + FORGET_EVERY_S
+            while not context.stopping and time.monotonic() < due:
+                context.beat()
+                await context.sleep(1.0)
 
     # --- the sequence -------------------------------------------------------------------------------------------------------
 

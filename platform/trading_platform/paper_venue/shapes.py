@@ -25,7 +25,6 @@ INTERVALS: dict[str, int] = {
     "1s": 1, "1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "2h": 7200, "4h": 14400, "6h": 21600, "8h": 28800,
     "12h": 43200, "1d": 86400,
 }  # fmt: skip
-MAX_NUM_ORDERS = 200
 PLACES = 8
 
 
@@ -295,7 +294,7 @@ def asset_precision(instrument: Instrument) -> tuple[int, int]:
     return max(PLACES, _decimals(instrument.lot_size)), max(PLACES, _decimals(instrument.tick_size))
 
 
-def symbol_information(instrument: Instrument) -> Document:
+def symbol_information(instrument: Instrument, max_open_orders: int) -> Document:
     """An entry of exchangeInfo's symbols."""
     base_places, quote_places = asset_precision(instrument)
     return {
@@ -346,7 +345,7 @@ def symbol_information(instrument: Instrument) -> Document:
                 "applyMaxToMarket": False,
                 "avgPriceMins": 0,
             },
-            {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": MAX_NUM_ORDERS},
+            {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": max_open_orders},
         ],
         "permissions": [],
         "permissionSets": [["SPOT"]],

@@ -57,6 +57,24 @@ UPDATE paper_venue.progress SET stream_position = %(position)s, gaps = %(gaps)s,
        written_at = clock_timestamp()
 """
 
+# The newest order and each symbol's newest trade stay, however old: numbers are counted on from them.
+_FORGET = """
+WITH looked AS (
+    SELECT order_id, created_ms, updated_ms, status FROM paper_venue.orders WHERE order_id > %(after)s ORDER BY order_id LIMIT %(limit)s
+), old AS (
+    SELECT order_id FROM looked
+     WHERE status NOT IN ('NEW', 'PARTIALLY_FILLED') AND updated_ms < %(before)s
+       AND order_id < (SELECT max(order_id) FROM paper_venue.orders)
+       AND order_id NOT IN (SELECT n.order_id FROM instruments i CROSS JOIN LATERAL (
+               SELECT order_id FROM paper_venue.trades WHERE instrument_id = i.id ORDER BY trade_id DESC LIMIT 1) n)
+), t AS (
+    DELETE FROM paper_venue.trades USING old WHERE trades.order_id = old.order_id
+), o AS (
+    DELETE FROM paper_venue.orders USING old WHERE orders.order_id = old.order_id RETURNING 1
+)
+SELECT (SELECT max(order_id) FROM looked HAVING count(*) = %(limit)s AND max(created_ms) < %(before)s), (SELECT count(*) FROM o)
+"""
+
 _ORDER_COLUMNS = (
     "order_id, account_id, client_order_id, instrument_id, side, type, time_in_force, quantity, quote_quantity, price, stop_price, "
     "iceberg_quantity, status, executed, executed_quote, bound, reserved, working, reason, created_ms, updated_ms, working_ms"
@@ -204,6 +222,12 @@ class Store:
             if error.sqlstate == _FENCED:
                 raise LeaseLost(str(error).splitlines()[0]) from error
             raise
+
+    async def forget(self, before_ms: int, after: int, limit: int) -> tuple[int | None, int]:
+        """Delete what was closed before, with its trades, among the next `limit` orders after an id. (The id to go on after, or None
+        where younger orders begin; how many were deleted.) Balances are kept as sums: they need none of it."""
+        [(reached, forgotten)] = await self._db.fetch_tuples(_FORGET, {"before": before_ms, "after": after, "limit": limit})
+        return reached, forgotten
 
     # --- history ------------------------------------------------------------------------------------------------------------
 

@@ -503,9 +503,11 @@ def test_a_run_drifts_from_its_golden_fingerprint_only_on_purpose() -> None:
     assert (result.events, result.event_log_hash) == GOLDEN_EVENTS
 
 
-def test_the_same_orders_in_the_same_market_go_the_same_way_on_the_paper_venue() -> None:
+@pytest.mark.parametrize("market", [{}, {"depth": D("1.5")}, {"slippage_impact": D("0.001"), "depth": D(3)}])
+def test_the_same_orders_in_the_same_market_go_the_same_way_on_the_paper_venue(market: dict[str, Decimal]) -> None:
     """The engine's core on the paper venue's own exchange (its books, holds and funds; not its HTTP) and in the backtest."""
-    venue = OnPaper(PaperVenueSettings(maker_fee_bps=D(1), taker_fee_bps=D(5), slippage_bps=D(3)), {"USD": D(100_000)})
+    rules = PaperVenueSettings(maker_fee_bps=D(1), taker_fee_bps=D(5), slippage_bps=D(3)).model_copy(update=market)
+    venue = OnPaper(rules, {"USD": D(100_000)})
     on_paper, in_backtest = everything(venue.models, on=venue), everything(venue.models)
     assert len(in_backtest.fills) > 50
     assert fills(on_paper) == fills(in_backtest)
@@ -516,7 +518,7 @@ def test_the_same_orders_in_the_same_market_go_the_same_way_on_the_paper_venue()
 def test_another_process_with_another_hash_seed_has_the_same_fingerprint(tmp_path: Path) -> None:
     arguments = [
         "--synthetic", "2026-01-05T08:00", "2026-01-05T08:30", "--interval", "10", "--channel", "6", "--exit-channel", "4", "--trend", "8",
-        "--seed", "3", "--jitter-ms", "250", "--notional", "300",
+        "--seed", "3", "--latency-jitter-ms", "250", "--notional", "300",
     ]  # fmt: skip
     outcomes = []
     for seed in ("1", "77"):

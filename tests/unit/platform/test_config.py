@@ -56,6 +56,12 @@ def test_a_strategy_on_an_account_that_does_not_exist_is_refused(document: dict[
         config.parse(document)
 
 
+def test_a_limit_of_an_account_that_is_not_there_is_refused(document: dict[str, Any]) -> None:
+    document["paper_venue"]["max_open_orders_by_account"] = {"nobody": 5}
+    with pytest.raises(ConfigError, match=r"max_open_orders_by_account: 'nobody' is not in accounts"):
+        config.parse(document)
+
+
 def test_an_unknown_conversion_rate_is_unknown_and_not_one(document: dict[str, Any]) -> None:
     settings = config.parse(document)
     assert settings.conversion_rate("EUR", "EUR") == 1

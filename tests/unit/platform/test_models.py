@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from trading_platform.domain.models import (
@@ -16,6 +17,7 @@ from trading_platform.domain.models import (
     TieredFees,
     VolumeShare,
     flat_fees,
+    simulated,
 )
 
 D = Decimal
@@ -83,3 +85,29 @@ def test_jitter_follows_from_seed_and_id_alone_and_stays_in_its_bounds() -> None
 def test_a_model_that_cannot_be_is_refused(make: object) -> None:
     with pytest.raises(InvalidModel):
         make()  # type: ignore[operator]
+
+
+def settings(**changes: Any) -> Models:
+    plain: dict[str, Any] = {
+        "maker_fee_bps": D(1), "taker_fee_bps": D(5), "slippage_bps": D(0), "slippage_impact": D(0), "depth": D(10), "latency_ms": D(0),
+        "latency_jitter_ms": D(0), "max_data_age_s": D(30), "seed": 1,
+    }  # fmt: skip
+    return simulated(**plain | changes)
+
+
+def test_settings_become_the_models_they_name() -> None:
+    chosen = settings(depth=D("2.5"), slippage_bps=D(3), latency_ms=D("0.25"), max_data_age_s=D("1.5"))
+    assert (chosen.depth, chosen.max_data_age_ns) == (D("2.5"), 1_500_000_000)
+    assert (chosen.fees.rate("maker"), chosen.fees.rate("taker")) == (D("0.0001"), D("0.0005"))
+    assert (chosen.slippage, chosen.latency) == (BasisPoints(D(3)), ConstantLatency(250_000))
+    assert settings(latency_ms=D(2), latency_jitter_ms=D(3), seed=7).latency == JitterLatency(2_000_000, 3_000_000, 7)
+
+
+def test_impact_comes_on_top_of_basis_points() -> None:
+    both = settings(slippage_bps=D(100), slippage_impact=D("0.1")).slippage
+    assert (both.distance(D(1), D(2)), both.distance(D(2), D(2)), both.distance(D(1), None)) == (D("0.035"), D("0.11"), D("0.01"))
+
+
+def test_a_depth_below_what_is_shown_is_refused() -> None:
+    with pytest.raises(InvalidModel, match=r"depth is 0\.5"):
+        settings(depth=D("0.5"))

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from trading_platform import venue_keys
+from trading_platform.domain.models import JitterLatency
 from trading_platform.instruments import Instrument
 from trading_platform.paper_venue import filters, shapes, signing
 from trading_platform.paper_venue.errors import VenueError
@@ -18,6 +19,7 @@ from trading_platform.paper_venue.faults import Document, Faults, Rule
 from trading_platform.paper_venue.keys_command import keys
 from trading_platform.paper_venue.limits import BAN_AFTER, FIRST_BAN_MS, Limits
 from trading_platform.paper_venue.parameters import Parameters, split
+from trading_platform.paper_venue.service import Delays
 from trading_platform.paper_venue.signing import Keys, Window
 from trading_platform.venue_keys import ApiKey
 
@@ -293,3 +295,16 @@ def test_without_credential_or_account_the_command_says_what_lacks(operator: Pat
     assert "paper-venue-secret" in capsys.readouterr().err
     assert keys(["--account", "nobody"]) == 78
     assert "there are: paper" in capsys.readouterr().err
+
+
+# --- latency ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_of_an_order_waits_as_long_as_the_order_did() -> None:
+    delays = Delays(JitterLatency(1_000_000, 50_000_000, seed=1))
+    waited = {name: delays.next_s(name) for name in ("a", "b", "c", "d")}
+    assert len(set(waited.values())) == 4
+    assert {name: delays.next_s(name) for name in waited} == waited
+    others = [delays.next_s(None) for _ in range(20)]
+    assert len(set(others)) > 10
+    assert all(0.001 <= delay <= 0.051 for delay in [*waited.values(), *others])
