@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 from conftest import Market, Platform, RedisServer, eventually, settings_for
-from trading_platform import messages
+from trading_platform import instruments, messages
 from trading_platform.config import Settings
 from trading_platform.db import Database
 from trading_platform.messages import Candle, Signal
+from trading_platform.strategy.store import StrategyStore
 
 QUICK = {"interval_s": 60, "channel": 3, "exit_channel": 2, "trend": 3, "order_notional": "1000", "instruments": ["BTCUSDT"]}
 
@@ -109,3 +112,16 @@ async def test_without_mongodb_the_strategy_is_degraded_and_decides_all_the_same
     health = await platform["strategy"].get("/health")
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     assert len(await signals(bus)) == 1
+
+
+async def test_both_sides_of_a_hedging_account_make_one_position(db: Database, superuser: psycopg.Connection[Any]) -> None:
+    superuser.execute("INSERT INTO accounts (id, venue, currency) VALUES ('both', 'paper', 'USD')")
+    for side, quantity in (("long", "1.5"), ("short", "-0.4")):
+        superuser.execute(
+            "INSERT INTO positions (account_id, instrument_id, position_side, quantity, average_price, realised_pnl, fees, last_fill_seq,"
+            " updated_at) VALUES ('both', 1, %s, %s, 100, 0, 0, 0, now())",
+            (side, quantity),
+        )
+    store, catalogue = StrategyStore(db), await instruments.load(db)
+    assert await store.held("both", catalogue.id(1)) == Decimal("1.1")
+    assert await store.held("both", catalogue.id(2)) == 0

@@ -93,9 +93,9 @@ class StrategyStore:
         self._db = database
 
     async def held(self, account_id: str, instrument: Instrument) -> Decimal:
-        """Signed position, fills included that the projection has not reached."""
+        """Signed position, long and short of a hedging account together, fills included that the projection has not reached."""
         value: Decimal = await self._db.fetch_value(
-            "SELECT coalesce((SELECT quantity FROM positions WHERE account_id = %(account)s AND instrument_id = %(instrument)s), 0)"
+            "SELECT coalesce((SELECT sum(quantity) FROM positions WHERE account_id = %(account)s AND instrument_id = %(instrument)s), 0)"
             " + coalesce((SELECT sum(CASE side WHEN 'buy' THEN quantity ELSE -quantity END) FROM fills"
             "   WHERE account_id = %(account)s AND instrument_id = %(instrument)s"
             "   AND seq > coalesce((SELECT last_fill_seq FROM portfolio_cursor WHERE account_id = %(account)s), 0)), 0)",
