@@ -335,6 +335,33 @@ async def test_an_emergency_that_wants_it_so_closes_what_is_held(
     assert await db.fetch_value("SELECT count(*) FROM orders WHERE flatten") == 1
 
 
+async def test_closing_that_was_wanted_goes_on_after_an_engine_ended_between_acknowledgement_and_effect(
+    engine: Platform, token: Any, exchange: Exchange, db: Database, superuser: psycopg.Connection[Any]
+) -> None:
+    """The wish is in the row of the halt, not in the memory of the engine that read it first."""
+    await placed(engine, token, order())
+    await placed(engine, token, resting("r2"))
+    exchange.cancel_script.extend(["reject"] * 1_000)  # what is open stays open, so that nothing can be closed yet
+    version = halt(superuser, "emergency_stopped", flatten=True)
+
+    async def certain() -> Any:
+        return await acknowledged(db) == (version, 0)
+
+    await eventually(certain, what="a halt that is acknowledged")
+    assert await db.fetch_value("SELECT count(*) FROM orders WHERE flatten") == 0
+    await engine.stop("engine")
+    assert len(exchange.open_orders("paper")) == 1
+    exchange.cancel_script.clear()
+    await engine.start("engine")
+
+    async def flat() -> bool:
+        net = await db.fetch_value("SELECT sum(CASE side WHEN 'buy' THEN quantity ELSE -quantity END) FROM fills")
+        return net == 0 and exchange.open_orders("paper") == []
+
+    await eventually(flat, what="a flat account", within_s=20)
+    assert await db.fetch_value("SELECT count(*) FROM orders WHERE flatten") == 1
+
+
 async def test_while_the_halt_latch_lies_on_the_host_nothing_is_sent_and_nothing_led(
     settings: Settings,
     exchange: Exchange,
