@@ -292,6 +292,21 @@ async def test_an_order_that_waited_for_a_connection_is_dated_and_let_through_in
     await venue.close()
 
 
+async def test_an_order_is_dated_before_the_gate_is_asked(server: Server, venue: BinanceVenue) -> None:
+    """A process that stands still after the gate has let the order through sends one that is too old."""
+    asked_at: list[float] = []
+
+    def gate(_: Intent) -> None:
+        asked_at.append(time.time() * 1_000)
+        time.sleep(0.1)
+
+    server.on("POST order", Answer(order_document()))
+    venue.gate = gate
+    await venue.submit(LIMIT)
+    (request,) = server.asked("POST order")
+    assert abs(int(request.params["timestamp"]) - asked_at[0]) < 50
+
+
 async def one_connection(server: Server, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> BinanceVenue:
     """A venue with room for one request at a time, which says nothing when asked about an order."""
     monkeypatch.setattr(binance, "CONNECTIONS", 1)

@@ -545,14 +545,16 @@ class BinanceVenue:
     async def _send(
         self, path: str, method: str, params: Mapping[str, Any], *, signed: bool, deadline: float, gate: Callable[[], None] | None
     ) -> Any:
-        """All waiting is before the last look at the clock and the gate, and those before the date and the signature."""
+        """All waiting is before the date, and that before the gate: a process that stands still after it wakes with a request that is
+        too old for the venue, not with a new one of a lease that is long another's."""
         await self._connection(deadline)
         try:
             if self._clock() > deadline:
                 raise VenueRejected("VENUE_QUEUED_TOO_LONG", f"it waited for {self._settings.queue_s:g} s and was not sent")
+            dated = self._dates.now_ms()
             if gate is not None:
                 gate()
-            return await self._client.ask(path, method, params, signed=signed)
+            return await self._client.ask(path, method, params, signed=signed, dated=dated)
         finally:
             self._connections.release()
 

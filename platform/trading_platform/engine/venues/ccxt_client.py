@@ -13,11 +13,13 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
 _lock: Final = threading.Lock()
 _loaded: list[type[Any]] = []
+_dated: Final[ContextVar[int | None]] = ContextVar("_dated", default=None)
 
 
 class Refused(Exception):
@@ -108,7 +110,8 @@ def _client_class(binance: type[Any], errors: Any) -> type[Any]:
         on_headers: Callable[[Mapping[str, str]], None]
 
         def nonce(self) -> int:
-            return self.now_ms()
+            dated = _dated.get()
+            return self.now_ms() if dated is None else dated
 
         def get_exceptions_by_url(self, url: str, exactOrBroad: str) -> Any:  # noqa: N803
             """Spot's, wherever it is; ccxt looks at the host's name."""
@@ -140,8 +143,11 @@ def _client_class(binance: type[Any], errors: Any) -> type[Any]:
             known = number if isinstance(number, int) and isinstance(message, str) else None
             raise Refused(code, known, str(message) if message is not None else body[:200] or str(reason), lower, kind)
 
-        async def ask(self, path: str, method: str, params: Mapping[str, Any], *, signed: bool = True) -> Any:
-            """One request, sent at most once. Raises Refused, NotSent, NoAnswer."""
+        async def ask(
+            self, path: str, method: str, params: Mapping[str, Any], *, signed: bool = True, dated: int | None = None
+        ) -> Any:  # fmt: skip
+            """One request, sent at most once, as of `dated` by the venue's clock or as of now. Raises Refused, NotSent, NoAnswer."""
+            _dated.set(dated)
             try:
                 return await self.request(path, ["private" if signed else "public"], method, dict(params))
             except Refused:
