@@ -17,6 +17,7 @@ from scripted_venue import Exchange
 from trading_platform import telemetry
 from trading_platform.config import Settings
 from trading_platform.db import Database
+from trading_platform.domain import family
 from trading_platform.domain.figures import PublishedFigures
 
 
@@ -99,6 +100,35 @@ async def test_every_order_judged_is_counted_by_decision_and_reason(engine: Plat
     assert (after[0] - before[0], after[1] - before[1]) == (2, 1)
 
 
+async def test_a_position_whose_stop_is_refused_puts_the_account_on_reducing_and_is_told(
+    engine: Platform, token: Any, exchange: Exchange, db: Database, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family, "ATTEMPTS", 2)
+    bracket = order(type="bracket", terms={"take_profit_price": "44000", "stop_price": "39500"})
+    assert (await engine["engine"].post("/orders", json=bracket, headers=token("trader"))).status_code == 201
+
+    async def guarded() -> bool:
+        return len(exchange.open_orders("paper")) == 1
+
+    await eventually(guarded, what="a profit leg at the venue")
+    exchange.script.extend(["reject"] * 20)
+    await market.quote("BTCUSDT", "39400.00", "39401.00")
+
+    async def told() -> list[Any]:
+        return await db.fetch_tuples("SELECT subject, detail->>'detail' FROM audit_events WHERE type = 'position_unprotected'")
+
+    await eventually(told, what="an alarm", within_s=20)
+    ((account, detail),) = await told()
+    assert account == "paper"
+    assert "VENUE_FILTER; it is not tried any more" in detail
+
+    async def reducing() -> bool:
+        return bool(await db.fetch_tuples("SELECT FROM trading_state WHERE account_id = 'paper' AND state = 'reducing'"))
+
+    await eventually(reducing, what="an account on reducing")
+    assert 'smc_trading_positions_unprotected_total{account="paper"} 1.0' in (await engine["engine"].get("/metrics")).text
+
+
 # --- the API ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +144,7 @@ async def placed(engine: Platform, token: Any, body: dict[str, Any]) -> dict[str
         ({"quantity": 0.01}, "INVALID_REQUEST"),
         ({"quantity": "NaN"}, "INVALID_REQUEST"),
         ({"quantity": "1" * 70}, "INVALID_REQUEST"),
-        ({"quantity": "0.0000015"}, "QUANTITY_NOT_MULTIPLE_OF_LOT"),
+        ({"quantity": "0.000015"}, "QUANTITY_NOT_MULTIPLE_OF_LOT"),
         ({"symbol": "NOPE"}, "UNKNOWN_INSTRUMENT"),
         ({"type": "stop"}, "TRIGGER_PRICE_MISMATCH"),
         ({"type": "limit", "limit_price": "39000.001"}, "PRICE_NOT_MULTIPLE_OF_TICK"),
