@@ -5,7 +5,7 @@ the cache of compiled code, no clock.
 """
 
 from trading_platform.smc.candles import Candles
-from trading_platform.smc.drive import Stream
+from trading_platform.smc.drive import Panel, Stream
 from trading_platform.smc.events import Event, Events, Kind, Status
 from trading_platform.smc.fair_value_gaps import FvgStream, fvg
 from trading_platform.smc.levels import PreviousHighLowStream, SessionStream, previous_high_low, sessions
@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "LiquidityStream",
     "OrderBlockStream",
+    "Panel",
     "PremiumDiscountStream",
     "PreviousHighLowStream",
     "RetracementStream",

@@ -5,18 +5,23 @@ An indicator is a compiled `step` over `Memory` and a function that makes its me
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trading_platform.smc.candles import Candles, complaint
-from trading_platform.smc.events import LIFE_COLUMNS, Event, Events, Kind, Status
+from trading_platform.smc.events import KINDS, LIFE_COLUMNS, STATUSES, Event, Events, Status
 from trading_platform.smc.memory import INDEX, LIVED, MADE, MOST_EVENTS, MOST_ITEMS, MOST_LIFE, Memory
 
 Step = Callable[..., bool]
 Run = Callable[..., int]
+
+# Where an event's status is among its fields; its life follows in the order of the statuses.
+STATUS = Event._fields.index("status")
+UNSET = (-1,) * len(LIFE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,14 @@ class Stream:
 
     def on_candle(self, o: float, h: float, l: float, c: float, v: float, t: int) -> list[Event]:  # noqa: E741
         """Take a closed candle; the events that are new or of which something was said, as they are now. ValueError changes nothing."""
+        return self.take(*self.checked(o, h, l, c, v, t))
+
+    def checked(self, o: float, h: float, l: float, c: float, v: float, t: int) -> tuple[float, float, float, float, float, int]:  # noqa: E741
+        """The candle if it can be this stream's next one; else ValueError."""
         wrong = complaint(o, h, l, c, v, t, self._time)
         if wrong is not None:
             raise ValueError(f"candle {self.index}: {wrong}")
-        return self.take(float(o), float(h), float(l), float(c), float(v), int(t))
+        return float(o), float(h), float(l), float(c), float(v), operator.index(t)
 
     def take(self, o: float, h: float, l: float, c: float, v: float, t: int) -> list[Event]:  # noqa: E741
         """`on_candle` for a candle that was checked already."""
@@ -96,13 +105,41 @@ class Stream:
         made, lived = numbers[MADE], numbers[LIVED]
         if not made and not lived:
             return []
-        changed: dict[int, Event] = {}
+        changed: dict[int, list[Any]] = {}
         for row in self._memory.out[:made].tolist():
-            changed[row[0]] = self.open[row[0]] = Event(row[0], Kind(row[1]), *row[2:])
+            changed[row[0]] = [row[0], KINDS[row[1]], *row[2:], Status.ACTIVE, *UNSET]
+        over = []
         for event, status, at, _, final in self._memory.life[:lived].tolist():
-            known = replace(self.open[event], **{"status": Status(status), LIFE_COLUMNS[status - 1]: at})
-            changed[event] = self.open[event] = known
+            fields = changed.get(event)
+            if fields is None:
+                fields = changed[event] = list(self.open[event])
+            fields[STATUS], fields[STATUS + status] = STATUSES[status], at
             if final:
-                del self.open[event]
+                over.append(event)
         numbers[MADE] = numbers[LIVED] = 0
-        return list(changed.values())
+        events = {event: Event._make(fields) for event, fields in changed.items()}
+        self.open.update(events)
+        for event in over:
+            del self.open[event]
+        return list(events.values())
+
+
+class Panel:
+    """Several streams over the same candles, each checked once."""
+
+    def __init__(self, streams: Mapping[str, Stream]) -> None:
+        if not streams:
+            raise ValueError("expected at least one stream")
+        if len({stream.index for stream in streams.values()}) > 1:
+            raise ValueError("expected streams that have taken equally many candles")
+        self.streams = dict(streams)
+        self._first = next(iter(self.streams.values()))
+
+    def on_candle(self, o: float, h: float, l: float, c: float, v: float, t: int) -> dict[str, list[Event]]:  # noqa: E741
+        """What each stream that has something to say says. ValueError changes nothing."""
+        candle = self._first.checked(o, h, l, c, v, t)
+        said = {}
+        for name, stream in self.streams.items():
+            if events := stream.take(*candle):
+                said[name] = events
+        return said

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,10 @@ class Status(IntEnum):
     EXPIRED = 7
 
 
+# By number; calling an enum costs more than an event.
+KINDS = {int(kind): kind for kind in Kind}
+STATUSES = tuple(Status)
+
 LIFE_COLUMNS = tuple(f"{status.name.lower()}_at" for status in Status if status)
 
 # `value` and `extra` are the kind's own: an order block's volume and strength in percent, a pool's number of swings and its last one.
@@ -58,8 +62,7 @@ EVENT = np.dtype(
 LIFE = np.dtype([("event", np.int64), ("status", np.int64), ("at", np.int64), ("time", np.int64), ("final", np.int64)])
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event as of now. Indices are candles, times UTC microseconds; a life field is -1 until it happens, then set once."""
 
     id: int
@@ -128,6 +131,5 @@ class Events:
         life = [self[name].tolist() for name in LIFE_COLUMNS]
         found = []
         for said, status, *at in zip(self.said.tolist(), self["status"].tolist(), *life, strict=True):
-            fields: list[Any] = [said[0], Kind(said[1]), *said[2:], Status(status), *at]
-            found.append(Event(*fields))
+            found.append(Event._make((said[0], KINDS[said[1]], *said[2:], STATUSES[status], *at)))
         return found
