@@ -380,7 +380,7 @@ class Account(RuleBasedStateMachine):
             self.answers.append(lambda: self.core.on_answer(order_id, answer, self.now))
 
     @precondition(lambda self: self.cancels)
-    @rule(choice=CHOICE, fate=st.sampled_from(["answered", "answered", "unanswered", "lost"]))
+    @rule(choice=CHOICE, fate=st.sampled_from(["answered", "answered", "unanswered", "lost", "refused"]))
     def a_cancel_arrives(self, choice: int, fate: str) -> None:
         order_id = self._pick(choice, self.cancels)
         if order_id is None:
@@ -388,7 +388,9 @@ class Account(RuleBasedStateMachine):
         self.cancels.remove(order_id)
         order = self.market.orders.get(order_id)
         answer: VenueOrder | VenueRejected | VenueUnknown = VenueUnknown("no answer in time")
-        if fate != "lost":
+        if fate == "refused":
+            answer = VenueRejected("VENUE_SAYS_NO", "not now")
+        elif fate != "lost":
             if order is not None and order.is_open:
                 self.market.end(order, "CANCELED")
                 answer = order.told() if fate == "answered" else answer
