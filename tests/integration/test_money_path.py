@@ -219,7 +219,7 @@ async def test_the_same_request_twice_is_one_order(trading: Platform, token: Any
     ("change", "code"),
     [
         ({"quantity": "0.0000001"}, "QUANTITY_BELOW_MINIMUM"),
-        ({"quantity": "0.0000015"}, "QUANTITY_NOT_MULTIPLE_OF_LOT"),
+        ({"quantity": "0.000015"}, "QUANTITY_NOT_MULTIPLE_OF_LOT"),
         ({"quantity": "NaN"}, "INVALID_REQUEST"),
         ({"quantity": "-1"}, "INVALID_REQUEST"),
         ({"quantity": "1e400"}, "INVALID_REQUEST"),

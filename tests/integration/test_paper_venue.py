@@ -157,7 +157,7 @@ async def client(trading: Venue) -> AsyncIterator[Any]:
 async def test_ccxt_loads_the_markets_with_their_rules(client: Any) -> None:
     markets = await client.load_markets()
     btc = markets["BTC/USDT"]
-    assert (btc["precision"]["price"], btc["precision"]["amount"], btc["limits"]["cost"]["min"]) == (0.01, 0.000001, 5.0)
+    assert (btc["precision"]["price"], btc["precision"]["amount"], btc["limits"]["cost"]["min"]) == (0.01, 0.00001, 5.0)
     assert markets["BTCUSDPERP/USD"]["id"] == "BTCUSDPERP"
     assert client.currencies["BTC"]["code"] == "BTC"
 

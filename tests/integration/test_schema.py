@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import psycopg
 import pytest
-from trading_platform import leadership, migrate
+from trading_platform import instruments, leadership, migrate
+from trading_platform.backtest import instruments as backtest_instruments
 from trading_platform.config import Settings
 from trading_platform.db import Database
 
@@ -31,6 +33,18 @@ def test_check_reports_what_is_pending_on_an_empty_database(postgres: Any, setti
     before = settings.model_copy(update={"database": settings.database.model_copy(update={"name": empty})})
     status, lines = migrate.migrate(before, check=True)
     assert (status, lines) == (1, ["pending: 0001, 0002"])
+
+
+async def test_the_instruments_a_backtest_knows_are_those_of_the_database(db: Database) -> None:
+    assert list(await instruments.load(db)) == list(backtest_instruments.catalogue())
+
+
+async def test_lots_are_binances(db: Database) -> None:
+    """What its exchangeInfo says of PRICE_FILTER, LOT_SIZE and NOTIONAL."""
+    catalogue = await instruments.load(db)
+    told = {each.symbol: (each.tick_size, each.lot_size, each.min_quantity, each.min_notional) for each in catalogue}
+    assert told["BTCUSDT"] == (Decimal("0.01"), Decimal("0.00001"), Decimal("0.00001"), 5)
+    assert told["ETHUSDT"] == (Decimal("0.01"), Decimal("0.0001"), Decimal("0.0001"), 5)
 
 
 def test_objects_belong_to_the_owner_so_that_any_migrator_can_change_them(superuser: psycopg.Connection[Any]) -> None:

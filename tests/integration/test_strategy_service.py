@@ -56,7 +56,7 @@ async def test_a_breakout_becomes_one_signal_sized_by_value(platform: Platform, 
     await publish(bus, *BREAKOUT)
     await seen(platform, 3)
     (signal,) = await signals(bus)
-    assert (signal.side, signal.reason, signal.quantity, signal.price) == ("buy", "breakout_up", "9.803921", 10200)
+    assert (signal.side, signal.reason, signal.quantity, signal.price) == ("buy", "breakout_up", "9.80392", 10200)
 
 
 async def test_a_candle_delivered_again_is_not_decided_again(platform: Platform, bus: Any, market: Market) -> None:

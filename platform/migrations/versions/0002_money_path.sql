@@ -25,6 +25,9 @@ ALTER TABLE order_events DROP CONSTRAINT order_events_account_id_fkey;
 ALTER TABLE orders DROP CONSTRAINT orders_account_id_fkey, DROP CONSTRAINT orders_instrument_id_fkey;
 ALTER TABLE fills DROP CONSTRAINT fills_account_id_fkey, DROP CONSTRAINT fills_instrument_id_fkey;
 CREATE TRIGGER accounts_stay BEFORE DELETE OR TRUNCATE ON accounts FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+-- The lots of Binance's own LOT_SIZE filters: an order in a finer one is refused there. Ticks keep their scale, their sizes are finer.
+UPDATE instruments SET lot_size = 0.00001, min_quantity = 0.00001 WHERE symbol = 'BTCUSDT';
+UPDATE instruments SET lot_size = 0.0001, min_quantity = 0.0001 WHERE symbol = 'ETHUSDT';
 CREATE TRIGGER instruments_stay BEFORE DELETE OR TRUNCATE ON instruments FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 -- One row a commit: its events in their order, and the numbers they got. What a release before this one left has another shape. The

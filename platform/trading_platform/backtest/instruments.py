@@ -1,4 +1,4 @@
-"""The instruments a backtest knows without a database: the platform's own, as its first migration writes them."""
+"""The instruments a backtest knows without a database: the platform's own, as its migrations write them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from trading_platform.instruments import Catalogue, Instrument, Kind
 
 # id, symbol, kind, base, quote, price and size scale, tick, lot, smallest and largest quantity, smallest value
 _ROWS: Final = """
-1 BTCUSDT     spot      BTC USDT 2 6 0.01    0.000001 0.000001 9000     5
-2 ETHUSDT     spot      ETH USDT 2 5 0.01    0.00001  0.00001  9000     5
+1 BTCUSDT     spot      BTC USDT 2 6 0.01    0.00001  0.00001  9000     5
+2 ETHUSDT     spot      ETH USDT 2 5 0.01    0.0001   0.0001   9000     5
 3 EURUSD      fx        EUR USD  5 2 0.00001 1        1        50000000 0
 4 XAUUSD      metal     XAU USD  3 3 0.001   0.001    0.001    10000    0
 5 SPY         equity    SPY USD  4 4 0.01    0.0001   0.0001   1000000  0

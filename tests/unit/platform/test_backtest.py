@@ -571,23 +571,6 @@ def test_a_fingerprint_does_not_see_clocks_and_venue_ids_and_sees_all_else() -> 
 # --- the room it lives in ------------------------------------------------------------------------------------------------
 
 
-def test_the_instruments_are_those_of_the_migration() -> None:
-    (migration,) = (PLATFORM / "migrations/versions").glob("0001*.sql")
-    text = migration.read_text(encoding="utf-8")
-    rows = re.search(r"INSERT INTO instruments\s*\(.*?\)\s*VALUES\s*(.*?);", text, re.DOTALL)
-    assert rows is not None
-    told = [[cell.strip().strip("'") for cell in row.split(",")] for row in re.findall(r"\((.*?)\)", rows[1])]
-    assert [
-        [int(row[0]), *row[1:5], int(row[5]), int(row[6]), *(D(cell) for cell in row[7:])] for row in told
-    ] == [
-        [
-            each.id, each.symbol, each.kind, each.base_currency, each.quote_currency, each.price_scale, each.size_scale, each.tick_size,
-            each.lot_size, each.min_quantity, each.max_quantity, each.min_notional,
-        ]
-        for each in CATALOGUE
-    ]  # fmt: skip
-
-
 def test_a_backtest_needs_no_service_but_the_engines_core() -> None:
     listing = "import sys, trading_platform.backtest.__main__; print(*sorted(m for m in sys.modules if m.startswith('trading_platform.')))"
     done = subprocess.run([sys.executable, "-c", listing], env={"PYTHONPATH": str(PLATFORM)}, capture_output=True, check=True, text=True)
