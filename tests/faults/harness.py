@@ -29,16 +29,16 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlencode
 
 import httpx
 import psycopg
 import yaml
-from servers import Market, PostgresServer, RedisServer, key_pair, settings_for
+from servers import Market, PostgresServer, RedisServer, free_port, key_pair, settings_for
 from trading_platform import auth, migrate, rebuild, venue_keys
 from trading_platform.bus import Bus
-from trading_platform.config import Settings
+from trading_platform.config import Endpoint, Settings
 from trading_platform.db import Database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +46,7 @@ SECRET = "a secret of these tests"
 AGREED_WITHIN_S = 15.0
 READY_WITHIN_S = 60.0
 POINT_WITHIN_S = 30.0
+AWAY_S = 0.5
 TERMINAL = frozenset({"FILLED", "CANCELED", "REJECTED", "EXPIRED"})
 PLENTY = "1000000000"
 
@@ -161,6 +162,11 @@ class Process:
             self.status = self.launcher.wait(self.pid)
         return self.status is None
 
+    @property
+    def stopped(self) -> bool:
+        """By SIGSTOP."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def signal(self, number: int) -> None:
         if self.alive:
             os.kill(self.pid, number)
@@ -250,6 +256,7 @@ class Driver:
         self.open_questions: list[dict[str, Any]] = []
         self._resting: list[str] = []
         self.requests = 0
+        self.defects: list[str] = []  # answers that no request may get
         self.refused = 0
 
     async def run(self, workers: int = 6) -> None:
@@ -290,8 +297,10 @@ class Driver:
             """Away from the market in the direction that does not trade at once."""
             return str(mid - up * distance)
 
+        piece = Decimal(self._random.randrange(1, 7)) / 1000
+        late = {"late": self._random.choice(("catch_up", "skip"))}
         exits = {"take_profit_price": str(mid + up * 120), "stop_price": str(mid - up * 120)}
-        match self._random.randrange(12):
+        match self._random.randrange(15):
             case 0 | 1 | 2:
                 more: dict[str, Any] = {"type": "market"}
             case 3 | 4 | 5:
@@ -307,8 +316,16 @@ class Driver:
             case 10:
                 opposite = {"take_profit_price": near(120), "stop_price": near(-120)}
                 more = {"type": "oco", "terms": opposite}
-            case _:
+            case 11:
                 more = {"type": "trailing_stop", "terms": {"callback_amount": "40"}}
+            case 12:
+                shown = {"visible_quantity": str(piece), "variation_percent": "20"}
+                more = {"type": "iceberg", "quantity": str(piece * 4), "limit_price": near(-20), "terms": shown}
+            case 13:
+                more = {"type": "twap", "quantity": str(piece * 3), "terms": {"duration_s": 3, "slices": 3, **late}}
+            case _:
+                curve = {"duration_s": 2, "weights": ["1", "2"], "slice_type": "limit", **late}
+                more = {"type": "vwap", "quantity": str(piece * 3), "limit_price": near(-20), "terms": curve}
         return {**body, **more}
 
     async def place(self, http: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response | None:
@@ -328,7 +345,10 @@ class Driver:
             self._keep(asked, path, body, type(error).__name__)
             await asyncio.sleep(0.05)
             return None
-        document = answer.json()
+        try:
+            document = answer.json()
+        except ValueError:
+            document = {"said": answer.text[:200]}
         self._keep(asked, path, body, answer.status_code, document)
         if answer.is_success:
             for order in (document, document.get("replaced"), document.get("order"), *document.get("orders", ())):
@@ -337,6 +357,8 @@ class Driver:
             self.refused += 1
             self._note(document.get("order"))
         else:
+            if answer.status_code == 500:
+                self.defects.append(f"{path} {body} was answered 500: {answer.text[:200]}")
             await asyncio.sleep(0.05)
         return answer
 
@@ -369,6 +391,9 @@ class Driver:
 
 
 # --- what must be true ------------------------------------------------------------------------------------------------------
+
+_OVER = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
+_MAY_FILL = f"CASE WHEN c.status IN ({_OVER}) THEN c.filled_quantity ELSE c.quantity END"
 
 # Never true, not for a moment: what we do not know at the venue, what the venue does not know in our books, a history with holes.
 NEVER: Mapping[str, str] = {
@@ -403,6 +428,27 @@ NEVER: Mapping[str, str] = {
         " USING (client_order_id) WHERE o.type IN ('market', 'limit', 'stop', 'stop_limit')"
         " AND o.filled_quantity <> coalesce(f.total, 0)"
     ),
+    "children that may fill more than their parent": (
+        "SELECT p.client_order_id FROM orders p JOIN orders c ON c.parent_id = p.client_order_id GROUP BY 1, p.type, p.quantity"
+        f" HAVING sum({_MAY_FILL}) FILTER (WHERE p.type <> 'bracket' OR c.role = 'entry') > p.quantity"
+        f" OR sum({_MAY_FILL}) FILTER (WHERE p.type = 'bracket' AND c.role <> 'entry')"
+        " > coalesce(sum(c.filled_quantity) FILTER (WHERE c.role = 'entry'), 0)"
+    ),
+    "a moment of a schedule that has two slices": (
+        "SELECT c.parent_id FROM orders c JOIN orders p ON p.client_order_id = c.parent_id WHERE p.type IN ('twap', 'vwap') GROUP BY 1,"
+        " floor(extract(epoch FROM c.created_at - p.created_at) / (p.terms->>'duration_s')::numeric"
+        " * coalesce((p.terms->>'slices')::int, jsonb_array_length(p.terms->'weights'))) HAVING count(*) > 1"
+    ),
+    "a parent that is over while a child is not": (
+        f"SELECT c.client_order_id FROM orders c JOIN orders p ON p.client_order_id = c.parent_id"
+        f" WHERE p.status IN ({_OVER}) AND c.status NOT IN ({_OVER})"
+    ),
+    "a parent that ended with another amount than its children filled": (
+        "SELECT p.client_order_id FROM orders p LEFT JOIN orders c ON c.parent_id = p.client_order_id AND c.role <> ALL (CASE p.type"
+        " WHEN 'bracket' THEN ARRAY['take_profit', 'stop_loss', 'exit'] ELSE ARRAY[]::text[] END)"
+        " WHERE p.type IN ('trailing_stop', 'oco', 'bracket', 'iceberg', 'twap', 'vwap')"
+        f" AND p.status IN ({_OVER}) GROUP BY 1, p.filled_quantity HAVING p.filled_quantity <> coalesce(sum(c.filled_quantity), 0)"
+    ),
     "a real difference was claimed": "SELECT detail FROM audit_events WHERE type = 'reconciliation_mismatch'",
     "ledger does not balance": "SELECT currency || ' ' || total FROM ledger_totals WHERE total <> 0",
 }
@@ -419,8 +465,8 @@ AT_LAST: Mapping[str, str] = {
     ),
     "open here, not at the venue": (
         "SELECT o.client_order_id || ' ' || o.status FROM orders o LEFT JOIN paper_venue.orders v USING (client_order_id)"
-        " WHERE o.type IN ('market', 'limit', 'stop', 'stop_limit') AND o.status NOT IN ('FILLED', 'CANCELED', 'REJECTED', 'EXPIRED',"
-        " 'SUSPENDED') AND v.status IS DISTINCT FROM o.status"
+        f" WHERE o.type IN ('market', 'limit', 'stop', 'stop_limit') AND o.status NOT IN ({_OVER}, 'SUSPENDED')"
+        " AND v.status IS DISTINCT FROM o.status"
     ),
     "executed otherwise than here": (
         "SELECT v.client_order_id FROM paper_venue.orders v JOIN orders o USING (client_order_id) WHERE v.executed <> o.filled_quantity"
@@ -496,12 +542,20 @@ def sent_twice(received: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Kill:
-    """When the engine dies: at a fail point, or after some seconds of load; `early`: counted from its start, ready or not."""
+    """Who dies, and when. The engine: at a fail point, or after some seconds of load; `early`: counted from its start, ready or not.
+    A server: after some seconds of load, which goes on while it is away and when it is back."""
 
+    who: Literal["engine", "postgresql", "paper-venue"] = "engine"
     point: str | None = None
     after_s: float = 0.0
     early: bool = False
     passes: int = 0
+
+    @property
+    def name(self) -> str:
+        if self.who != "engine":
+            return f"{self.who} under load"
+        return self.point or ("any moment, from the start" if self.early else "any moment")
 
 
 @dataclass
@@ -526,7 +580,7 @@ class Stage:
 
     def __init__(self, launcher: Launcher, postgres: PostgresServer, settings: Settings, credentials: Path, directory: Path) -> None:
         self.settings, self.directory, self.credentials = settings, directory, credentials
-        self._launcher = launcher
+        self._launcher, self._postgres = launcher, postgres
         self._configuration = directory / "platform.yaml"
         self._configuration.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
         self.received = directory / "received.log"
@@ -545,10 +599,10 @@ class Stage:
             process.kill()
         self.connection.close()
 
-    def reconnect(self, postgres: PostgresServer) -> None:
+    def reconnect(self) -> None:
         """After PostgreSQL was away."""
         self.connection.close()
-        self.connection = postgres.connect(self.settings.database.name)
+        self.connection = self._postgres.connect(self.settings.database.name)
 
     def headers(self, role: Any = "trader") -> dict[str, str]:
         """The Authorization header of somebody with that role."""
@@ -590,20 +644,27 @@ class Stage:
 
     async def up(self) -> None:
         """Venue, risk and portfolio at work, with prices."""
-        self.start("paper-venue", TRADING_RECEIVED_LOG=str(self.received))
+        self._start_venue()
         self.start("risk")
         self.start("portfolio")
+
+        async def figures() -> bool:
+            row = self.connection.execute("SELECT count(*) FROM risk_figures JOIN risk_limits USING (account_id)").fetchone()
+            return bool(row and row[0])
+
+        await self.venue_leads()
+        await self.until("risk's figures", figures, READY_WITHIN_S)
+
+    def _start_venue(self) -> None:
+        self.start("paper-venue", TRADING_RECEIVED_LOG=str(self.received))
+
+    async def venue_leads(self) -> None:
         async with httpx.AsyncClient(timeout=5) as http:
 
             async def leading() -> bool:
                 return (await http.get(self.url("paper-venue") + "/health/leading")).status_code == 200
 
-            async def figures() -> bool:
-                row = self.connection.execute("SELECT count(*) FROM risk_figures JOIN risk_limits USING (account_id)").fetchone()
-                return bool(row and row[0])
-
             await self.until("the venue's lead", leading, READY_WITHIN_S)
-            await self.until("risk's figures", figures, READY_WITHIN_S)
 
     @asynccontextmanager
     async def market(self) -> AsyncIterator[Feed]:
@@ -660,10 +721,13 @@ class Stage:
         async with self.market():
             await self.faults([{**rule, "seed": seed + number} for rule in FAULTS[faults]])
             try:
-                await self._until_death(kill, driver)
-                if kill.point is not None and kill.point.startswith("recovery"):
-                    await self._die_in_recovery(kill)
-                self.start("engine")
+                if kill.who == "engine":
+                    await self._until_death(kill, driver)
+                    if kill.point is not None and kill.point.startswith("recovery"):
+                        await self._die_in_recovery(kill)
+                    self.start("engine")
+                else:
+                    await self._through_an_outage(kill, driver)
                 outcome.ready_s = await self.ready()
                 if not self.engine.alive:
                     outcome.problems.append(f"the engine ended with {self.engine.status}\n{self.engine.tail()}")
@@ -672,7 +736,7 @@ class Stage:
                 self.feed.moving = False
                 outcome.problems += await driver.repeat()
                 outcome.agreed_s = await self._agreed(outcome)
-                outcome.problems += forgotten(self.connection, driver.acknowledged)
+                outcome.problems += forgotten(self.connection, driver.acknowledged) + driver.defects[:3]
                 outcome.problems += await self._api_agrees()
             finally:
                 outcome.orders, outcome.requests = len(driver.acknowledged), driver.requests
@@ -707,6 +771,34 @@ class Stage:
         if engine.status != -signal.SIGKILL:
             raise RuntimeError(f"the engine ended by itself with {engine.status}\n{engine.tail()}")
 
+    async def _through_an_outage(self, kill: Kill, driver: Driver) -> None:
+        """A server dies under load and comes back; the engine lives on."""
+        self.start("engine")
+        await self.ready()
+        load = asyncio.create_task(driver.run())
+        try:
+            await asyncio.sleep(kill.after_s)
+            if kill.who == "postgresql":
+                await asyncio.to_thread(self._postgres.stop, "immediate")
+                await asyncio.sleep(AWAY_S)
+                await asyncio.to_thread(self._postgres.start)
+                self.reconnect()
+            else:
+                self.processes[kill.who].kill()
+                await asyncio.sleep(AWAY_S)
+                self._start_venue()
+            await self.venue_leads()
+            before = len(driver.placed)
+
+            async def goes_on() -> bool:
+                if load.done():
+                    load.result()
+                return len(driver.placed) > before
+
+            await self.until("orders after the outage", goes_on, READY_WITHIN_S)
+        finally:
+            await ended(load)
+
     async def _die_in_recovery(self, kill: Kill) -> None:
         engine = self.start("engine", TRADING_FAIL_POINT=f"{kill.point}:0")
         await self.ready()
@@ -730,14 +822,77 @@ class Stage:
         return [f"trading is {row[1]} for {row[0]}: {row[2]}" for row in rows]
 
     async def _api_agrees(self) -> list[str]:
-        """What the venue's API tells of spot currencies is what the ledger has, to the last digit."""
-        theirs = await self.account()
-        rows = self.connection.execute("SELECT currency, amount FROM ledger_balances WHERE book = 'holdings' AND amount <> 0").fetchall()
-        ours = {row[0]: row[1] for row in rows}
+        """What the venue's API tells of spot currencies is what the ledger has, to the last digit; schedules go on meanwhile."""
         settled = {row[0] for row in self.connection.execute("SELECT quote_currency FROM instruments WHERE kind = 'perpetual'").fetchall()}
-        if {name: ours[name] for name in ours.keys() - settled} == {name: theirs[name] for name in theirs.keys() - settled}:
-            return []
-        return [f"ledger has {ours}, the venue's account {theirs}"]
+        until = time.monotonic() + AGREED_WITHIN_S
+        while True:
+            theirs = await self.account()
+            rows = self.connection.execute(
+                "SELECT currency, amount FROM ledger_balances WHERE book = 'holdings' AND amount <> 0"
+            ).fetchall()
+            ours = {row[0]: row[1] for row in rows}
+            if {name: ours[name] for name in ours.keys() - settled} == {name: theirs[name] for name in theirs.keys() - settled}:
+                return []
+            if time.monotonic() > until:
+                return [f"ledger has {ours}, the venue's account {theirs}"]
+            await asyncio.sleep(0.1)
+
+    # --- a sleeper ------------------------------------------------------------------------------------------------------------
+
+    def wake_after_the_heir(self, point: str, passes: int, seed: int = 0) -> list[str]:
+        """An engine freezes at that point, another one takes its lease and settles everything; the first wakes. What is wrong then."""
+        return asyncio.run(self._wake_after_the_heir(point, passes, seed))
+
+    async def _wake_after_the_heir(self, point: str, passes: int, seed: int) -> list[str]:
+        elsewhere = self.settings.model_copy(update={"services": {**self.settings.services, "engine": Endpoint(port=free_port())}})
+        configuration = self.directory / "heir.yaml"
+        configuration.write_text(yaml.safe_dump(elsewhere.model_dump(mode="json")))
+        driver = Driver(self.url("engine"), self.headers, self.directory / "requests.log", f"sleeper-{point}", seed, self.feed)
+        async with self.market():
+            sleeper = self.start("engine", TRADING_FREEZE_POINT=f"{point}:{passes}")
+            try:
+                await self.ready()
+                load = asyncio.create_task(driver.run())
+
+                async def frozen() -> bool:
+                    return sleeper.stopped
+
+                try:
+                    await self.until("a frozen engine", frozen, POINT_WITHIN_S)
+                finally:
+                    await ended(load)
+                self.start("engine", TRADING_CONFIG=str(configuration))
+                await self.until("the heir's lead", lambda: self._stands(elsewhere.url("engine"), "running"), READY_WITHIN_S)
+                self.feed.moving = False
+                outcome = Outcome(Kill(point=point), "none")
+                await self._agreed(outcome)
+                before = self.received.read_text()
+                sleeper.signal(signal.SIGCONT)
+                await self.until("the sleeper standing by", lambda: self._stands(self.url("engine"), "standby"), READY_WITHIN_S)
+                lines = self.received.read_text().removeprefix(before).splitlines()
+                outcome.problems += [f"sent by the one that woke: {line}" for line in lines if not self._of_the_leader(line.split()[1])]
+                await self._agreed(outcome)
+                return outcome.problems + forgotten(self.connection, driver.acknowledged) + driver.defects[:3]
+            finally:
+                driver.close()
+                sleeper.signal(signal.SIGCONT)
+                sleeper.kill()
+                self.engine.kill()
+
+    def _of_the_leader(self, order_id: str) -> bool:
+        """Whether who leads now made the order: slices of a schedule go on."""
+        row = self.connection.execute(
+            "SELECT fencing_token = (SELECT token FROM leases WHERE name = 'engine:paper') FROM order_events"
+            " WHERE client_order_id = %s AND type = 'submitting'",
+            (order_id,),
+        ).fetchone()
+        return row is not None and bool(row[0])
+
+    async def _stands(self, url: str, how: str) -> bool:
+        async with httpx.AsyncClient(timeout=5) as http:
+            document = (await http.get(url + "/health")).json()
+        leads = bool(document["accounts"].get("paper"))
+        return document["loops"]["account:paper"]["status"] == how and leads == (how == "running")
 
     # --- the end --------------------------------------------------------------------------------------------------------------
 

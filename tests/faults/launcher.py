@@ -3,7 +3,8 @@
     {"start": "engine", "log": "/…/engine.log", "environment": {…}}  → {"pid": 4711}
     {"wait": 4711, "seconds": 0.1}                                   → {"status": -9} or {"status": null} while it runs
 
-Only here an environment variable makes the engine kill itself at a named step: TRADING_FAIL_POINT=<name>:<how many times before>.
+Only here an environment variable makes the engine kill itself at a named step: TRADING_FAIL_POINT=<name>:<how many times before>, or
+stop itself there until somebody continues it: TRADING_FREEZE_POINT, of the points that come before something.
 The paper venue keeps a line of each order that reaches its exchange, whatever becomes of it: TRADING_RECEIVED_LOG=<file>.
 """
 
@@ -39,7 +40,7 @@ PR_SET_PDEATHSIG = 1
 HELD_UP_S = 0.1
 
 When = Callable[..., bool]
-Moment = Literal["before", "midway", "after"]
+Moment = Literal["before", "midway", "after", "followed"]
 
 
 def _always(*_: Any, **__: Any) -> bool:
@@ -52,6 +53,10 @@ def _writes(*kinds: EventType) -> When:
 
 def _writes_new(wanted: Callable[[Step], object]) -> When:
     return lambda _journal, steps, *_: any(step.event.type is EventType.INITIALIZED and wanted(step) for step in steps)
+
+
+def _of_slice(kind: EventType) -> When:
+    return lambda _journal, steps, *_: any(step.event.type is kind and step.order.intent.role == "slice" for step in steps)
 
 
 def _asks(method: str) -> When:
@@ -71,7 +76,7 @@ POINTS: dict[str, tuple[Moment, tuple[type[Any], str], When]] = {
     "intent_before_commit": ("before", _JOURNAL, _writes(EventType.SUBMITTING)),
     "intent_during_commit": ("midway", _JOURNAL, _writes(EventType.SUBMITTING)),
     "intent_after_commit": ("after", _JOURNAL, _writes(EventType.SUBMITTING)),
-    "between_two_commits": ("after", _JOURNAL, lambda writer, *_: len(writer._waiting) > 0),
+    "between_two_commits": ("followed", _JOURNAL, _always),
     "before_send": ("before", (binance.BinanceVenue, "submit"), _always),
     "sent_before_answer": ("midway", (binance.BinanceVenue, "_ask"), _asks("POST")),
     "answer_before_applied": ("after", (binance.BinanceVenue, "submit"), _always),
@@ -93,6 +98,9 @@ POINTS: dict[str, tuple[Moment, tuple[type[Any], str], When]] = {
     "replacement_after_commit": ("after", _JOURNAL, _writes_new(lambda step: step.order.intent.replaces)),
     "child_before_commit": ("before", _JOURNAL, _writes_new(lambda step: step.order.intent.parent_id)),
     "child_after_commit": ("after", _JOURNAL, _writes_new(lambda step: step.order.intent.parent_id)),
+    "slice_before_commit": ("before", _JOURNAL, _of_slice(EventType.SUBMITTING)),
+    "slice_before_send": ("before", (binance.BinanceVenue, "submit"), lambda _venue, intent: intent.role == "slice"),
+    "slice_filled_before_commit": ("before", _JOURNAL, _of_slice(EventType.FILLED)),
     "outbox_before_delete": ("after", (bus.Bus, "publish_many"), _always),
     "comparison_before_kept": ("before", (store.OrderStore, "record_reconciliation"), lambda *_: not _recovering),
     "recovery_books_read": ("after", (store.OrderStore, "books"), _in_recovery),
@@ -132,12 +140,50 @@ def _die_at(name: str, passes: int) -> None:
                 await asyncio.sleep(HELD_UP_S)
             elif moment == "midway":
                 await asyncio.wait({asyncio.ensure_future(original(*arguments, **named))}, timeout=random.uniform(0.0005, 0.006))
+            elif moment == "followed":  # what is written is durable, and more waits to be
+                await original(*arguments, **named)
+                while not arguments[0]._waiting:
+                    await asyncio.sleep(0.001)
             return _die()
     else:
 
         @functools.wraps(original)
         def replaced(*arguments: Any, **named: Any) -> Any:
             return _die() if reached(*arguments, **named) else original(*arguments, **named)
+
+    setattr(owner, method, replaced)
+
+
+def _freeze_after_the_gate(passes: int) -> None:
+    """Have this process stopped between the last look at lease and halts and the request's first step out."""
+    original, left = session.Session._gate, passes
+
+    def gate(self: session.Session, intent: Any) -> None:
+        nonlocal left
+        original(self, intent)
+        left -= 1
+        if left == -1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    session.Session._gate = gate  # type: ignore[method-assign]
+
+
+def _freeze_at(name: str, passes: int) -> None:
+    """Have this process stopped when it comes to that point for the (passes + 1)th time; continued, it goes on with what it was at."""
+    if name == "gate_passed":
+        return _freeze_after_the_gate(passes)
+    _, (owner, method), when = POINTS[name]
+    original = getattr(owner, method)
+    left = passes
+
+    @functools.wraps(original)
+    async def replaced(*arguments: Any, **named: Any) -> Any:
+        nonlocal left
+        if when(*arguments, **named):
+            left -= 1
+            if left == -1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+        return await original(*arguments, **named)
 
     setattr(owner, method, replaced)
 
@@ -193,6 +239,9 @@ def _live(command: dict[str, Any]) -> None:
     if point := os.environ.get("TRADING_FAIL_POINT"):
         name, _, passes = point.partition(":")
         _die_at(name, int(passes))
+    if point := os.environ.get("TRADING_FREEZE_POINT"):
+        name, _, passes = point.partition(":")
+        _freeze_at(name, int(passes))
     if received := os.environ.get("TRADING_RECEIVED_LOG"):
         _log_received(received)
     status = 1

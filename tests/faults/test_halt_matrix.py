@@ -345,8 +345,8 @@ def test_without_the_database_a_halt_is_never_acknowledged_and_the_latch_still_h
                 await _holds(scene, told.at)
             finally:
                 servers[0].start()
-                stage.reconnect(servers[0])
-            await stage.until("the venue", lambda: _leads(stage), 30)
+                stage.reconnect()
+            await stage.venue_leads()
             await _holds(scene, told.at)
             assert scene.state("*") == "running"
         again = await scene.halt(LATCH)
@@ -405,8 +405,3 @@ def test_a_halt_outlasts_a_frozen_engine(stage: Stage, halt: Halt) -> None:
 async def _answers(stage: Stage, service: str) -> bool:
     async with httpx.AsyncClient(timeout=5) as http:
         return (await http.get(stage.url(service) + "/health")).status_code == 200
-
-
-async def _leads(stage: Stage) -> bool:
-    async with httpx.AsyncClient(timeout=5) as http:
-        return (await http.get(stage.url("paper-venue") + "/health/leading")).status_code == 200

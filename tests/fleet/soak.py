@@ -26,7 +26,8 @@ sys.path[:0] = [str(ROOT / part) for part in ("platform", "tests", "tests/faults
 from harness import FAULTS, Kill, Launcher, NotReached, Outcome, Stage, scene, staged
 from launcher import POINTS
 
-AT_STEPS = 0.6  # share of the kills that are at named steps
+OUTAGES = 0.08  # share of the kills that are not the engine's
+AT_STEPS = 0.6  # share of the engine's that are at named steps
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
 
 def choose(draw: random.Random) -> tuple[Kill, str]:
     faults = draw.choice(sorted(FAULTS))
+    if draw.random() < OUTAGES:
+        return Kill(who=draw.choice(("postgresql", "paper-venue")), after_s=draw.uniform(0.2, 3.0)), faults
     if draw.random() < AT_STEPS:
         point = draw.choice(list(POINTS))
         if point.startswith("unknown"):
@@ -74,10 +77,10 @@ def run(stage: Stage, kills: int, until: float, seed: int, log: Path) -> list[Ou
 
 
 def table(outcomes: list[Outcome]) -> str:
-    counts = Counter(outcome.kill.point or ("any moment, from the start" if outcome.kill.early else "any moment") for outcome in outcomes)
+    counts = Counter(outcome.kill.name for outcome in outcomes)
     lines = [f"{'killed at':<30} {'kills':>6} {'orders':>8} {'ready s':>9} {'agreed s':>9} {'wrong':>6}"]
     for name in sorted(counts):
-        group = [one for one in outcomes if (one.kill.point or ("any moment, from the start" if one.kill.early else "any moment")) == name]
+        group = [one for one in outcomes if one.kill.name == name]
         worst = max(one.ready_s for one in group), max(one.agreed_s for one in group)
         bad = sum(bool(one.problems) for one in group)
         lines.append(f"{name:<30} {counts[name]:>6} {sum(one.orders for one in group):>8} {worst[0]:>9.2f} {worst[1]:>9.2f} {bad:>6}")
