@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ class Events:
     def __len__(self) -> int:
         return len(self.said)
 
-    def __getitem__(self, column: str) -> NDArray[np.generic]:
+    def __getitem__(self, column: str) -> NDArray[Any]:
         """A column of the events, of their life (`swept_at`, -1 where it has not happened; `status`), or of the values."""
         if column in EVENT.names:  # type: ignore[operator]
             return self.said[column]
