@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from trading_platform import smc
@@ -66,3 +67,12 @@ def fold(said: dict[int, Event], news: list[Event]) -> None:
             for name, old, new in zip(event._fields[facts + 1 :], before[facts + 1 :], event[facts + 1 :], strict=True):
                 assert old in (-1, new), f"{name} was said twice"
         said[event.id] = event
+
+
+def same(ours: Events, other: Events) -> bool:
+    """Bit for bit; a value that is not a number is itself."""
+    return (
+        repr(ours.said.tolist()) == repr(other.said.tolist())
+        and ours.life.tolist() == other.life.tolist()
+        and np.array_equal(ours.values, other.values, equal_nan=True)
+    )
