@@ -128,7 +128,7 @@ def run(o: Any, h: Any, lo: Any, c: Any, v: Any, t: Any, *arrays: Any) -> int:
     return int(k)
 
 
-RETRACEMENTS = Indicator(step, run, ("direction", "current", "deepest"))
+RETRACEMENTS = Indicator(step, run, ("leg_direction", "current", "deepest"))
 PREMIUM_DISCOUNT = Indicator(step, run, ("position", "zone"))
 
 
@@ -141,7 +141,7 @@ def _memory(indicator: Indicator, option: int, length: int) -> Memory:
 def retracements(candles: Candles, *, length: int = 50) -> Events:
     """Every leg: `direction` 1 when its newest swing is a high; `level` that swing's price, `top` and `bottom` the leg's.
 
-    Values, once a high and a low are known: `direction` (0 before), `current` percent of the leg that this candle came back (negative
+    Values, once a high and a low are known: `leg_direction` (0 before), `current` percent of the leg that this candle came back (negative
     beyond the swing, over 100 beyond the origin), `deepest` of all candles since the swing, at least 0; NaN before.
     """
     return drive.over(RETRACEMENTS, _memory(RETRACEMENTS, RETRACEMENTS_OPTION, length), candles)
