@@ -71,7 +71,8 @@ class DecisionJournal:
             if any(problem.get("code") != DUPLICATE_KEY for problem in error.details.get("writeErrors", [])):
                 log.warning("decisions refused by the journal", extra={"error": str(error)[:500]})
                 return False
-        except PyMongoError as error:
+        except (PyMongoError, RuntimeError) as error:
+            # RuntimeError: with no server there the driver's condition can find its own lock released (Python 3.11's wait_for).
             if not self._is_away:
                 log.warning("journal is away; decisions wait", extra={"waiting": len(self._waiting), "error": str(error)[:200]})
             self._is_away = True
