@@ -14,16 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-import numba
-import numba.core.config
+try:
+    import numba
+    import numba.core.config
+except OSError as error:
+    raise ImportError(
+        f"numba cannot make machine code in this process ({error}); a unit that computes indicators needs MemoryDenyWriteExecute=no"
+    ) from error
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Its values are made when it is imported, so that types know none of them.
+# Types know neither numba's configuration, which is made when it is imported, nor all options of its compiler.
 config: Any = numba.core.config
+njit: Any = numba.njit
 
 
 def _sources() -> str:
@@ -58,11 +64,13 @@ CACHE = cache_directory()
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile for the types it is called with, at the first call, strictly as IEEE says: the same bits in both forms and on every host.
 
-    Always inlined: memory is handed on as eleven arrays, and counting their references at every call costs seven times the work.
+    Always inlined and without numba's reference counting: memory is handed on as eleven arrays, and counting them at every call costs
+    ten times the work. Kernels only look at arrays their caller holds; one that would make an array is refused by the compiler.
     """
     before = config.CACHE_DIR
     config.CACHE_DIR = str(CACHE or "")
     try:
-        return cast(Callable[P, R], numba.njit(cache=CACHE is not None, error_model="numpy", forceinline=True)(function))
+        compiled = njit(cache=CACHE is not None, error_model="numpy", forceinline=True, _nrt=False)(function)
+        return cast(Callable[P, R], compiled)
     finally:
         config.CACHE_DIR = before

@@ -57,6 +57,8 @@ def memory(*, window: int, books: int, columns: int, length: int = 0, expire_aft
     """Empty memory that sees `window` candles back. ValueError for lengths that mean nothing."""
     if expire_after < 0:
         raise ValueError(f"expire_after is {expire_after}, expected a number of candles, or 0 for never")
+    # A power of two, so that a place in a ring is a mask and not a division.
+    width = 1 << max(window - 1, 3).bit_length()
     numbers = np.zeros(INTEGERS, dtype=np.int64)
     numbers[LENGTH], numbers[EXPIRE_AFTER] = length, expire_after
     return Memory(
@@ -64,8 +66,8 @@ def memory(*, window: int, books: int, columns: int, length: int = 0, expire_aft
         reals=np.full(8, np.nan),
         side_numbers=np.full((2, 8), -1, dtype=np.int64),
         side_reals=np.full((2, 8), np.nan),
-        ring=np.full((6, max(window, 4)), np.nan),
-        extremes=np.zeros((2, window + 3), dtype=np.int64),
+        ring=np.full((6, width), np.nan),
+        extremes=np.zeros((2, width + 2), dtype=np.int64),
         book=np.zeros((books, 16), dtype=ITEM),
         depth=np.zeros(books, dtype=np.int64),
         out=np.zeros(MOST_EVENTS, dtype=EVENT),
@@ -89,7 +91,7 @@ def has_room(m: Any) -> bool:
 def remember(m: Any, o: float, h: float, lo: float, c: float, v: float, t: int) -> int:
     """Put the candle into the ring; its index. A time fits a float64 exactly until the year 2255."""
     k = m.numbers[INDEX]
-    slot = k % m.ring.shape[1]
+    slot = k & (m.ring.shape[1] - 1)
     m.ring[OPEN, slot] = o
     m.ring[HIGH, slot] = h
     m.ring[LOW, slot] = lo
@@ -103,7 +105,7 @@ def remember(m: Any, o: float, h: float, lo: float, c: float, v: float, t: int) 
 @kernel
 def past(m: Any, what: int, index: int) -> float:
     """A value of one of the last candles."""
-    return float(m.ring[what, index % m.ring.shape[1]])
+    return float(m.ring[what, index & (m.ring.shape[1] - 1)])
 
 
 @kernel

@@ -56,12 +56,12 @@ def _extreme(m: Any, side: int, sign: int, what: int, k: int, window: int) -> fl
     size = len(queue) - 2
     head, count = queue[size], queue[size + 1]
     x = sign * past(m, what, k)
-    while count > 0 and sign * past(m, what, queue[(head + count - 1) % size]) <= x:
+    while count > 0 and sign * past(m, what, queue[(head + count - 1) & (size - 1)]) <= x:
         count -= 1
-    queue[(head + count) % size] = k
+    queue[(head + count) & (size - 1)] = k
     count += 1
     if queue[head] <= k - window:
-        head = (head + 1) % size
+        head = (head + 1) & (size - 1)
         count -= 1
     queue[size], queue[size + 1] = head, count
     return float(sign * past(m, what, queue[head]))

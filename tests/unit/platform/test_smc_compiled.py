@@ -1,0 +1,56 @@
+"""Machine code on hardened hosts: kept where it may be, made again where it may not, refused with the remedy where there can be none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+# One indicator over three candles: enough to need compiled code.
+GAP = (
+    "from trading_platform.smc import Candles, fvg; "
+    "print(len(fvg(Candles.of([1, 2, 4], [2, 5, 6], [1, 2, 4], [2, 5, 6], [1] * 3, [0, 1, 2]))))"
+)
+
+# prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN): what MemoryDenyWriteExecute= means, asked of the kernel for this process alone.
+DENY = "import ctypes, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0 or sys.exit(99); "
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME")}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**kept, "PYTHONPATH": str(ROOT / "platform"), **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", ["NUMBA_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME"])
+def test_compiled_code_is_kept_where_the_unit_says_for_this_state_of_the_sources_and_its_user_alone(variable: str, tmp_path: Path) -> None:
+    done = python(GAP, **{variable: str(tmp_path / "cache")})
+    assert done.stdout == "1\n", done.stderr
+    (kept,) = (tmp_path / "cache" / "trading-smc").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert list(kept.rglob("*.nbc"))
+    again = python(GAP.replace("import Candles", "import fair_value_gaps, Candles") + "; import sys; "
+                   "print(sum(sys.modules['trading_platform.smc.fair_value_gaps'].run.stats.cache_misses.values()))",
+                   **{variable: str(tmp_path / "cache")})  # fmt: skip
+    assert again.stdout == "1\n0\n", again.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_costs_time_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = python("import logging; logging.basicConfig(); " + GAP, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache"))
+    assert done.stdout == "1\n", done.stderr
+    assert "every start compiles them again; set NUMBA_CACHE_DIR" in done.stderr
+
+
+def test_a_process_that_may_not_make_memory_executable_is_told_what_to_change(tmp_path: Path) -> None:
+    done = python(DENY + GAP, NUMBA_CACHE_DIR=str(tmp_path))
+    if done.returncode == 99:
+        pytest.skip("this kernel knows no PR_SET_MDWE")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: numba cannot make machine code")
+    assert "MemoryDenyWriteExecute=no" in done.stderr
