@@ -13,15 +13,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-import numpy as np
-
 from trading_platform import money
 from trading_platform.backtest.books import Books
+from trading_platform.backtest.columns import Screen, TickColumns, in_order
 from trading_platform.backtest.fingerprint import Fingerprint
 from trading_platform.backtest.result import FillLine, Refusal, Result
 from trading_platform.backtest.strategies import CancelRequest, Strategy, Wish
 from trading_platform.backtest.venue import Answered, CancelAnswered, FeeAsset, Said, SimulatedVenue, moment
-from trading_platform.batches import TickBatch
 from trading_platform.config import AccountSettings
 from trading_platform.domain.models import Models
 from trading_platform.domain.orders import Order, Step, client_order_id
@@ -32,12 +30,12 @@ from trading_platform.engine.core import AccountCore, Batch, NotOpen, UnknownOrd
 from trading_platform.engine.venues import VenueReport
 from trading_platform.instruments import Catalogue, Instrument, InvalidOrder, UnknownInstrument
 from trading_platform.market.candles import CandleBuilder
-from trading_platform.market.quality import Quarantine
 from trading_platform.market.ticks import Ticks
 from trading_platform.messages import Candle
 
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS
+_CANDLE = ("instrument", "interval", "ts_open", "open", "high", "low", "close", "volume")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -83,7 +81,8 @@ class Backtest:
         self._books = Books(setup.catalogue, account.currency, setup.rate, account.opening_balances)
         self._intervals = sorted({interval * SECOND_NS for interval in strategy.intervals.values()})
         self._candles = CandleBuilder(self._intervals or [DAY_NS])
-        self._quarantine = Quarantine()
+        self._quarantine = Screen()
+        self._ended: deque[tuple[int, ...]] = deque()
         self._wishes = deque(strategy.moments)
         self._now_ns = 0
         self._candle_end: int | None = None
@@ -92,6 +91,7 @@ class Backtest:
         self._prices_moved = False
         self._held_orders: set[str] = set()
         self._marks: dict[str, Decimal] = {}
+        self._valued = False
         self._said: deque[Said] = deque()
         self._ticks = 0
         self._first_ns = 0
@@ -103,31 +103,31 @@ class Backtest:
     def run(self, parts: Iterable[Ticks]) -> Result:
         """Through all the ticks, in time order. Raises BacktestFailed, or figures.Unknown where money cannot be valued."""
         for part in parts:
-            for batch in self._quarantine.screen(part).batches(0):
-                self._on_batch(TickBatch(batch.instrument, batch.ts_event, batch.ts_event, batch.price, batch.size, batch.flags))
+            ticks = self._quarantine.screen(part)
+            if len(ticks):
+                self._on_part(ticks)
         return self._result()
 
     # --- time ------------------------------------------------------------------------------------------------------------
 
-    def _on_batch(self, batch: TickBatch) -> None:
-        at, end = 0, len(batch)
-        if int(batch.ts_event[0]) < self._now_ns or (np.diff(batch.ts_event) < 0).any():
-            raise BacktestFailed(f"ticks go back in time: {moment(int(batch.ts_event.min()))} after {moment(self._now_ns)}")
+    def _on_part(self, part: Ticks) -> None:
+        ticks, at, end = TickColumns.of(part), 0, len(part)
+        if int(ticks.ts_event[0]) < self._now_ns or not in_order(ticks.ts_event):
+            raise BacktestFailed(f"ticks go back in time: {moment(int(ticks.ts_event.min()))} after {moment(self._now_ns)}")
         if self._intervals:
-            self._grow_candles(Ticks(batch.instrument, batch.ts_event, batch.price, batch.size, batch.flags))
+            self._grow_candles(part)
         if not self._first_ns:
-            self._first_ns = int(batch.ts_event[0])
+            self._first_ns = int(ticks.ts_event[0])
             self._books.begin(moment(self._first_ns))
         while at < end:
-            self._expect(int(batch.ts_event[at]))
-            due = self._next_due(int(batch.ts_event[at]))
-            stop = end if due is None else at + int(np.searchsorted(batch.ts_event[at:], due, side="left"))
+            tick_ns = int(ticks.ts_event[at])
+            self._expect(tick_ns)
+            due = self._next_due(tick_ns)
+            stop = end if due is None else at + int(ticks.ts_event[at:].searchsorted(due))
             if stop == at and due is not None:
                 self._on_due(max(due, self._now_ns))
                 continue
-            stop = self._venue.up_to_first_touch(batch, at, stop)
-            self._pass(batch, at, stop)
-            at = stop
+            at = self._pass(ticks, at, stop)
 
     def _expect(self, ts_ns: int) -> None:
         """With ticks again, candles open and a day goes on."""
@@ -161,6 +161,7 @@ class Backtest:
 
     def _on_due(self, now_ns: int) -> None:
         """Everything that is due now, in a fixed order: what arrives at the venue, prices, timers, candles, the strategy's moments."""
+        self._valued = self._valued and now_ns == self._now_ns
         self._now_ns = now_ns
         self._value()
         self._hear(self._venue.on_time(now_ns))
@@ -168,7 +169,7 @@ class Backtest:
         self._carry_out(self._core.on_time(self._now))
         if self._day_end is not None and self._day_end <= now_ns:
             self._books.close_day(moment(self._day_end), self._marks)
-            self._day_end = None
+            self._day_end, self._valued = None, False
         if self._candle_end is not None and self._candle_end <= now_ns:
             self._candle_end = None
             self._books.note(self._now, self._marks)
@@ -176,15 +177,17 @@ class Backtest:
         while self._wishes and self._wishes[0] <= now_ns:
             self._want(self._strategy.on_moment(self._wishes.popleft(), self))
 
-    def _pass(self, batch: TickBatch, at: int, stop: int) -> None:
-        """Rows [at, stop) go by: orders trade, and whoever is concerned hears of it."""
-        self._now_ns = int(batch.ts_event[stop - 1])
+    def _pass(self, ticks: TickColumns, at: int, stop: int) -> int:
+        """Rows from `at` on go by until an order is concerned, or to `stop`. The next row."""
+        stop, said = self._venue.on_ticks(ticks, at, stop)
+        self._now_ns = int(ticks.ts_event[stop - 1])
         self._ticks += stop - at
         self._prices_moved = True
-        said = self._venue.on_ticks(batch, at, stop)
+        self._valued = False
         if said:
             self._value()
             self._hear(said)
+        return stop
 
     @property
     def _now(self) -> datetime:
@@ -193,27 +196,20 @@ class Backtest:
     # --- candles and the strategy ----------------------------------------------------------------------------------------
 
     def _grow_candles(self, part: Ticks) -> None:
-        """A candle takes what lies in its time only, so ticks may be added before their moment has come."""
+        """A candle takes what lies in its time only, so ticks may be added before their moment has come; and what ends by the part's last
+        tick is complete with it, since later parts hold later ticks."""
         points = part.trades() if self._setup.basis == "trades" else part.midpoints()
         self._candles.add(points.instrument, points.ts_event, points.price, points.size)
+        closed = self._candles.close(int(part.ts_event[-1]))
+        self._ended.extend(zip(*(getattr(closed, name).tolist() for name in _CANDLE), strict=True))
 
     def _close_candles(self, now_ns: int) -> None:
-        closed = self._candles.close(now_ns)
-        for row in range(len(closed)):
-            symbol = self._setup.catalogue.id(int(closed.instrument[row])).symbol
-            interval_s = int(closed.interval[row]) // SECOND_NS
+        while self._ended and self._ended[0][2] + self._ended[0][1] <= now_ns:
+            number, interval, *values = self._ended.popleft()
+            symbol, interval_s = self._setup.catalogue.id(number).symbol, interval // SECOND_NS
             if self._strategy.intervals.get(symbol) == interval_s:
-                candle = Candle(
-                    symbol=symbol,
-                    interval_s=interval_s,
-                    ts_open_ns=int(closed.ts_open[row]),
-                    open=int(closed.open[row]),
-                    high=int(closed.high[row]),
-                    low=int(closed.low[row]),
-                    close=int(closed.close[row]),
-                    volume=int(closed.volume[row]),
-                    source=self._setup.source,
-                )
+                named = dict(zip(_CANDLE[2:], values, strict=True))
+                candle = Candle(symbol=symbol, interval_s=interval_s, ts_open_ns=named.pop("ts_open"), source=self._setup.source, **named)
                 self._want(self._strategy.on_candle(candle, self))
 
     def held(self, symbol: str) -> Decimal:
@@ -254,7 +250,10 @@ class Backtest:
         self._carry_out(self._core.on_quotes(tops, self._now))
 
     def _value(self) -> None:
-        """Tell risk the newest prices and what they make of the account."""
+        """Tell risk the newest prices and what they make of the account, where anything may have changed since it was told."""
+        if self._valued:
+            return
+        self._valued = True
         for instrument in self._instruments:
             top = self._venue.top(instrument.id)
             mark = _mark(instrument, top.bid, top.ask, top.last)
@@ -308,6 +307,7 @@ class Backtest:
         if event.fill is not None:
             fill, intent = event.fill, order.intent
             self._books.on_fill(order, fill)
+            self._valued = False
             self._fill_log.fill(intent.symbol, intent.side, fill.price, fill.quantity, fill.liquidity, fill.ts_event_ns)
             self._fills.append(FillLine(order.id, intent.symbol, intent.side, fill))
 

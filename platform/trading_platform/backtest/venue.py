@@ -14,10 +14,9 @@ from decimal import Decimal
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_platform import money
-from trading_platform.batches import TickBatch
+from trading_platform.backtest.columns import TickColumns, walk
 from trading_platform.domain import positions
 from trading_platform.domain.matching import (
     Accepted,
@@ -98,6 +97,9 @@ class SimulatedVenue:
         self._fee_asset = fee_asset
         self._instruments = {instrument.id: instrument for instrument in instruments}
         self._matchers = {instrument.id: Matcher(instrument, models) for instrument in self._instruments.values()}
+        self._ids = np.array(list(self._matchers), dtype=np.uint32)
+        self._reach = np.empty((len(self._matchers), 6), dtype=np.int64)
+        self._newest = np.empty((len(self._matchers), 4), dtype=np.int64)
         self._by_number: dict[int, _Known] = {}
         self._by_id: dict[str, _Known] = {}
         self._trade_numbers = dict.fromkeys(self._instruments, 0)
@@ -138,20 +140,18 @@ class SimulatedVenue:
 
     # --- what the market does --------------------------------------------------------------------------------------------
 
-    def on_ticks(self, batch: TickBatch, at: int, stop: int) -> list[Said]:
-        """Rows [at, stop) of a batch."""
-        said: list[Said] = []
-        for instrument_id, rows in self._rows(batch, at, stop):
-            said += self._tell(self._matchers[instrument_id].on_ticks(batch, rows))
-        return said
-
-    def up_to_first_touch(self, batch: TickBatch, at: int, stop: int) -> int:
-        """The end of the rows from `at` on that can be taken at once: the first that may touch an order is their last."""
-        for instrument_id, rows in self._rows(batch, at, stop):
-            touching = self._matchers[instrument_id].first_touching(batch, rows)
-            if touching is not None:
-                stop = min(stop, int(rows[touching]) + 1)
-        return stop
+    def on_ticks(self, ticks: TickColumns, at: int, stop: int) -> tuple[int, list[Said]]:
+        """Rows from `at` on, up to and with the first that may touch an order, at most to `stop`; where it stopped, and what is said."""
+        for slot, matcher in enumerate(self._matchers.values()):
+            self._reach[slot] = matcher.reach()
+        self._newest.fill(-1)
+        touching = walk(ticks.instrument, ticks.price, ticks.flags, at, stop, self._ids, self._reach, self._newest)
+        for matcher, (trade, bid, ask, last) in zip(self._matchers.values(), self._newest.tolist(), strict=True):
+            if last >= 0:
+                matcher.went_by(ticks, trade, bid, ask, last)
+        if touching == stop:
+            return stop, []
+        return touching + 1, self._tell(self._matchers[int(ticks.instrument[touching])].on_row(ticks, touching))
 
     def on_time(self, now_ns: int) -> list[Said]:
         return [said for matcher in self._matchers.values() for said in self._tell(matcher.on_time(now_ns))]
@@ -161,13 +161,6 @@ class SimulatedVenue:
 
     def top(self, instrument_id: int) -> Top:
         return self._matchers[instrument_id].top()
-
-    def _rows(self, batch: TickBatch, at: int, stop: int) -> Iterable[tuple[int, NDArray[np.intp]]]:
-        part = batch.instrument[at:stop]
-        for instrument_id in self._matchers:
-            rows = np.flatnonzero(part == instrument_id) + at
-            if len(rows):
-                yield instrument_id, rows
 
     # --- funds -----------------------------------------------------------------------------------------------------------
 

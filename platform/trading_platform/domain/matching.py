@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Context, Decimal
 from heapq import heappop, heappush
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,27 @@ MAX_ICEBERG_PARTS = 100
 _LIMITED = frozenset({"limit", "limit_maker", "stop_loss_limit", "take_profit_limit"})
 _STOPS = frozenset({"stop_loss", "stop_loss_limit", "take_profit", "take_profit_limit"})
 _TYPES = _LIMITED | _STOPS | {"market"}
+# A price that no tick comes to, from above and from below.
+_NEVER_BELOW, _NEVER_ABOVE = money.INT64_MIN, money.INT64_MAX
 # Larger than any size and any sum of them that fits a tick.
 _UNKNOWN = 1 << 120
+_NOTHING_IN_REACH = (_NEVER_BELOW, _NEVER_ABOVE) * 3
 _WIDE = Context(prec=76)
+
+
+class Columns(Protocol):
+    """What is read of ticks: the columns of a tick batch, of any length."""
+
+    @property
+    def ts_event(self) -> NDArray[np.int64]: ...
+    @property
+    def ts_recv(self) -> NDArray[np.int64]: ...
+    @property
+    def price(self) -> NDArray[np.int64]: ...
+    @property
+    def size(self) -> NDArray[np.int64]: ...
+    @property
+    def flags(self) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,12 +428,47 @@ class Matcher:
         """When `on_time` has something to do; None: nothing is on its way."""
         return self._coming[0][0] if self._coming else None
 
-    def first_touching(self, batch: TickBatch, rows: NDArray[np.intp]) -> int | None:
-        """Position in `rows` of the first that may change something of ours; None: none of them will."""
-        if not self._orders or not len(rows):
-            return None
-        touching = self._touching(_Rows(batch, rows), 0, len(rows))
-        return touching[0] if touching else None
+    def reach(self) -> tuple[int, int, int, int, int, int]:
+        """The prices at which a row may change something of ours: at or below the first and at or above the second for a trade, the
+        next two for a bid, the last two for an ask. Holds until an order of ours changes. More rows are in reach than do change something.
+        """
+        if not self._orders:
+            return _NOTHING_IN_REACH
+        low = {"trade": _NEVER_BELOW, "buy": _NEVER_BELOW, "sell": _NEVER_BELOW}  # a bid by "buy", an ask by "sell"
+        high = {"trade": _NEVER_ABOVE, "buy": _NEVER_ABOVE, "sell": _NEVER_ABOVE}
+        for side, opposite in (("buy", "sell"), ("sell", "buy")):
+            resting = self._resting[side]
+            stops = [self._stops[side, falling] for falling in (True, False)]
+            by_trades = [ladder for ladder in (resting, *stops) if ladder]
+            by_quotes = [ladder for ladder in ((resting,) if self._last else (resting, *stops)) if ladder]
+            for row, ladders in (("trade", by_trades), (opposite, by_quotes)):
+                for ladder in ladders:
+                    if ladder.falling:
+                        low[row] = max(low[row], ladder.best)
+                    else:
+                        high[row] = min(high[row], ladder.best)
+            if resting and (queued := resting.queued) is not None:
+                if side == "buy":
+                    low[side] = max(low[side], queued)
+                else:
+                    high[side] = min(high[side], queued)
+        return low["trade"], high["trade"], low["buy"], high["buy"], low["sell"], high["sell"]
+
+    def went_by(self, ticks: Columns, trade: int, bid: int, ask: int, last: int) -> None:
+        """Rows of this instrument out of `reach` have passed, with nothing due: the newest of each kind (-1: none was), the last of all."""
+        for side, row in ((self._bid, bid), (self._ask, ask)):
+            if row >= 0:
+                side.told(int(ticks.price[row]), int(ticks.size[row]), int(ticks.ts_event[row]))
+            if trade > row:
+                side.traded = int(ticks.price[trade])
+        if trade >= 0:
+            self._saw_trade(ticks, trade)
+        self._ts_event_ns, self._ts_recv_ns = int(ticks.ts_event[last]), int(ticks.ts_recv[last])
+
+    def on_row(self, ticks: Columns, row: int) -> list[Change]:
+        """One row of this instrument, with nothing due before it."""
+        self._meet(ticks, row)
+        return self._told()
 
     def top(self) -> Top:
         price, size = self._instrument.price, self._instrument.size
@@ -643,20 +696,18 @@ class Matcher:
         """Rows that touch nothing only leave the market as the newest of them say."""
         if at == stop:
             return
-        bid, ask, trade = ticks.newest(ticks.bids, at, stop), ticks.newest(ticks.asks, at, stop), ticks.newest(ticks.trades, at, stop)
-        for side, row in ((self._bid, bid), (self._ask, ask)):
-            if row >= 0:
-                side.told(int(ticks.price[row]), int(ticks.size[row]), int(ticks.ts_event[row]))
-            if trade > row:
-                side.traded = int(ticks.price[trade])
-        if trade >= 0:
-            self._saw_trade(ticks, trade)
-        self._ts_event_ns, self._ts_recv_ns = int(ticks.ts_event[stop - 1]), int(ticks.ts_recv[stop - 1])
+        self.went_by(
+            ticks,
+            ticks.newest(ticks.trades, at, stop),
+            ticks.newest(ticks.bids, at, stop),
+            ticks.newest(ticks.asks, at, stop),
+            stop - 1,
+        )
 
-    def _saw_trade(self, ticks: _Rows, row: int) -> None:
+    def _saw_trade(self, ticks: Columns, row: int) -> None:
         self._last, self._last_size, self._last_event_ns = int(ticks.price[row]), int(ticks.size[row]), int(ticks.ts_event[row])
 
-    def _meet(self, ticks: _Rows, row: int) -> None:
+    def _meet(self, ticks: Columns, row: int) -> None:
         """One row, and all it does to our orders."""
         price, size, flags = int(ticks.price[row]), int(ticks.size[row]), int(ticks.flags[row])
         ts_event_ns, now_ns = int(ticks.ts_event[row]), int(ticks.ts_recv[row])

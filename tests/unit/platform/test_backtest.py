@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from trading_platform.backtest import __main__ as command
 from trading_platform.backtest import instruments
+from trading_platform.backtest.columns import TickColumns
 from trading_platform.backtest.fingerprint import Fingerprint
 from trading_platform.backtest.result import Result
 from trading_platform.backtest.runner import Backtest, BacktestFailed, Setup
@@ -76,8 +77,7 @@ class Venue(Protocol):
     def submit(self, intent: Intent, now_ns: int) -> list[Said]: ...
     def cancel(self, order: Order, now_ns: int) -> list[Said]: ...
     def query(self, order_id: str) -> VenueOrder | None: ...
-    def on_ticks(self, batch: TickBatch, at: int, stop: int) -> list[Said]: ...
-    def up_to_first_touch(self, batch: TickBatch, at: int, stop: int) -> int: ...
+    def on_ticks(self, ticks: TickColumns, at: int, stop: int) -> tuple[int, list[Said]]: ...
     def on_time(self, now_ns: int) -> list[Said]: ...
     def next_due(self) -> int | None: ...
     def top(self, instrument_id: int) -> Top: ...
@@ -131,13 +131,10 @@ class OnPaper:
         theirs = self._orders.get(self._numbers.get(order_id, -1))
         return None if theirs is None else self._told(theirs, theirs.executed)
 
-    def on_ticks(self, batch: TickBatch, at: int, stop: int) -> list[Said]:
-        columns = (getattr(batch, name)[at:stop] for name in ("instrument", "ts_event", "ts_recv", "price", "size", "flags"))
-        self._exchange.on_ticks(TickBatch(*columns), int(batch.ts_recv[stop - 1]) // 1_000_000)
-        return self._said()
-
-    def up_to_first_touch(self, batch: TickBatch, at: int, stop: int) -> int:
-        return at + 1
+    def on_ticks(self, ticks: TickColumns, at: int, stop: int) -> tuple[int, list[Said]]:
+        columns = (getattr(ticks, name)[at : at + 1] for name in ("instrument", "ts_event", "ts_recv", "price", "size", "flags"))
+        self._exchange.on_ticks(TickBatch(*columns), int(ticks.ts_recv[at]) // 1_000_000)
+        return at + 1, self._said()
 
     def on_time(self, now_ns: int) -> list[Said]:
         return []
