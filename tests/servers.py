@@ -154,6 +154,7 @@ def settings_for(postgres: PostgresServer, redis_server: RedisServer, database: 
     document: dict[str, Any] = {
         "environment": "development",
         "host": "test",
+        "data_directory": str(redis_server.directory / "data" / database),
         "database": {
             "host": "127.0.0.1", "port": postgres.port, "session_port": postgres.port, "replica_port": postgres.port,
             "name": database, "pool_size": 6,

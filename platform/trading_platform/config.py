@@ -18,6 +18,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trading_platform.strategies import parameters
+from trading_platform.strategies.parameters import Kind, Parameters
+
 DEFAULT_PATH = "/etc/trading-platform/platform.yaml"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -78,8 +81,25 @@ class Endpoint(Section):
     port: Port
 
 
+class LakeSettings(Section):
+    """The tick lake of each platform host, below `directory` (default: `lake` in the data directory).
+
+    Ticks reach the disk every `roll_s` seconds or `roll_rows` rows, and stay `retention_days` (null: for ever). Nothing is written
+    while less than `min_free_mib` would be left to others.
+    """
+
+    enabled: bool = True
+    directory: str | None = None
+    roll_s: Annotated[float, Field(gt=0, le=3_600)] = 60.0
+    roll_rows: Annotated[int, Field(ge=1_000, le=10_000_000)] = 1_000_000
+    retention_days: Annotated[int, Field(ge=1)] | None = 90
+    min_free_mib: Annotated[int, Field(ge=0)] = 256
+
+
 class MarketDataSettings(Section):
-    """The live feed, the candles built from it, and where files to replay are looked for.
+    """The live feed, the candles built from it, the tick lake, and where files to replay are looked for.
+
+    Candle partitions (months) exist `candle_partitions_ahead` months ahead; months older than `candle_retention_days` are dropped.
 
     A symbol has one feed: what the live feed produces cannot be replayed at the same time.
     """
@@ -94,6 +114,9 @@ class MarketDataSettings(Section):
     history_s: Annotated[int, Field(ge=0, le=7 * 86_400)] = 7_200
     stale_after_s: Seconds = 60.0
     replay_directory: str | None = None
+    lake: LakeSettings = LakeSettings()
+    candle_partitions_ahead: Annotated[int, Field(ge=1, le=24)] = 3
+    candle_retention_days: Annotated[int, Field(ge=31)] | None = None
 
 
 class GatewaySettings(Section):
@@ -114,23 +137,56 @@ class HealthSettings(Section):
 
 
 class StrategySettings(Section):
-    """Trend following on closed candles: Donchian breakout in the direction of an exponential average."""
+    """Which strategy trades what. `kind` is its class, `name` what its orders, its lease and the journal call it (default: after the kind).
 
-    name: str = "donchian-trend"
+    `parameters` are the class's own (docs/strategies.md), checked here and complete afterwards. Those that stood in the section itself
+    before there was a choice of strategies are taken there, too.
+    """
+
+    kind: Kind = "donchian"
+    name: Annotated[str, Field(min_length=1, max_length=64)] = "donchian-trend"
     version: str = "1"
     account: str = "paper"
     instruments: list[str] = ["BTCUSDT", "BTCUSD-PERP"]
     interval_s: Annotated[int, Field(ge=1)] = 60
     intervals_s: dict[str, Annotated[int, Field(ge=1)]] = {}
-    channel: Annotated[int, Field(ge=2, le=10_000)] = 20
-    exit_channel: Annotated[int, Field(ge=2, le=10_000)] = 10
-    trend: Annotated[int, Field(ge=2, le=10_000)] = 50
+    parameters: dict[str, Any] = {}
     order_notional: Amount = Decimal(1000)
-    allow_short: bool = False
+
+    @property
+    def checked(self) -> Parameters:
+        """The strategy's parameters as its class wants them."""
+        return parameters.check(self.kind, self.parameters)
 
     def interval_of(self, symbol: str) -> int:
         """Seconds of the candles that instrument is traded on."""
         return self.intervals_s.get(symbol, self.interval_s)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or not isinstance(document.get("parameters", {}), dict):
+            return document
+        gathered = dict(document.get("parameters", {}))
+        for name in _PARAMETERS_OF_THE_SECTION & document.keys():
+            if name in gathered:
+                raise ValueError(f"strategy.{name}: stated here and in strategy.parameters; keep the one in parameters")
+            gathered[name] = document[name]
+        rest = {key: value for key, value in document.items() if key not in _PARAMETERS_OF_THE_SECTION}
+        named = {} if document.get("kind", "donchian") == "donchian" else {"name": str(document["kind"]).replace("_", "-")}
+        return named | rest | {"parameters": gathered}
+
+    @model_validator(mode="after")
+    def _complete(self) -> StrategySettings:
+        try:
+            complete = self.checked.model_dump()
+        except parameters.InvalidParameters as error:
+            raise ValueError(f"strategy.parameters: {error}") from None
+        self.parameters.update(complete)
+        return self
+
+
+_PARAMETERS_OF_THE_SECTION = {"channel", "exit_channel", "trend", "allow_short"}
 
 
 class LimitSettings(Section):

@@ -18,6 +18,8 @@ from trading_platform.bus import Bus
 from trading_platform.config import Settings
 from trading_platform.instruments import Instrument, UnknownInstrument
 from trading_platform.market_data import replays
+from trading_platform.market_data.lake import Lake
+from trading_platform.market_data.lake_writer import LakeWriter
 from trading_platform.market_data.service import LEASE, MarketData
 from trading_platform.problems import Problem
 from trading_platform.service import Service
@@ -41,6 +43,8 @@ def create(settings: Settings) -> Service:
     market = MarketData(settings.market_data, directory, service.db, service.bus)
     service.loop("feed", market.run, lease=LEASE)
     service.loop("candles", market.store.run)
+    if settings.market_data.lake.enabled:
+        _lake(service, market, settings)
     freshness = Freshness(service.bus, market.live_symbols, settings.market_data.stale_after_s)
     if market.live_symbols:
         service.dependency("feed", freshness.check)
@@ -48,6 +52,15 @@ def create(settings: Settings) -> Service:
     service.health_member(lambda: {"leading": market.leading, "live_symbols": market.live_symbols, "candles_waiting": market.store.waiting})
     _routes(service, market, settings)
     return service
+
+
+def _lake(service: Service, market: MarketData, settings: Settings) -> None:
+    wanted = settings.market_data.lake
+    lake = Lake(Path(wanted.directory or Path(settings.data_directory) / "lake"), min_free_bytes=wanted.min_free_mib << 20)
+    writer = LakeWriter(lake, wanted, service.bus, market.catalogue)
+    service.loop("lake", writer.run)
+    service.dependency("lake", writer.check, critical=False)
+    service.health_member(writer.health)
 
 
 class Freshness:
