@@ -22,7 +22,7 @@ DENY = "import ctypes, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0 or sys.
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "CACHE_DIRECTORY", "XDG_CACHE_HOME")}
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT,
         env={**kept, "PYTHONPATH": str(ROOT / "platform"), **environment},
     )  # fmt: skip
 
@@ -54,3 +54,23 @@ def test_a_process_that_may_not_make_memory_executable_is_told_what_to_change(tm
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImportError: numba cannot make machine code")
     assert "MemoryDenyWriteExecute=no" in done.stderr
+
+
+def test_everything_can_be_compiled_ahead_and_then_nothing_is_compiled_any_more(tmp_path: Path) -> None:
+    ahead = "import runpy; runpy.run_module('trading_platform.smc', run_name='__main__')"
+    done = python(ahead, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    before = sorted(tmp_path.rglob("*.nb?"))
+    use = (
+        "import sys; sys.path[:0] = ['tests/unit']; from smc_candles import FORMS, parameters; from trading_platform.smc import Candles\n"
+        "candles = Candles.of([1, 2], [1, 2], [1, 2], [1, 2], [1, 1], [0, 1])\n"
+        "for name, (arrays, stream) in FORMS.items():\n"
+        "    arrays(candles, **parameters(name)); stream(**parameters(name)).on_candle(1, 1, 1, 1, 1, 0)\n"
+    )
+    again = python(use, NUMBA_CACHE_DIR=str(tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert sorted(tmp_path.rglob("*.nb?")) == before
+    (tmp_path / "file").touch()
+    refused = python(ahead, NUMBA_CACHE_DIR=str(tmp_path / "file"))
+    assert refused.returncode == 1
+    assert "set NUMBA_CACHE_DIR" in refused.stderr
