@@ -43,7 +43,8 @@ def _sources() -> str:
 def cache_directory() -> Path | None:
     """Where compiled code is kept: NUMBA_CACHE_DIR, else systemd's CacheDirectory=, else the user's cache; None when none can be written.
 
-    A release's own directory is read-only for the services, so numba's default (beside the source) is not tried.
+    A release's own directory is read-only for the services, so numba's default (beside the source) is not tried. What is loaded from
+    here is run, so a directory that somebody else owns or can write is not used.
     """
     given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
     base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
@@ -52,6 +53,10 @@ def cache_directory() -> Path | None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
+        for each in (directory, directory.parent):
+            status = each.stat()
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise PermissionError(f"{each} belongs to user {status.st_uid} and has mode {status.st_mode & 0o777:o}")
     except OSError as error:
         log.warning("compiled indicators cannot be kept in %s (%s): every start compiles them again; set NUMBA_CACHE_DIR", directory, error)
         return None

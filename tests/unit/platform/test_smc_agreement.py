@@ -228,6 +228,27 @@ def test_retracements_agree_wherever_the_swing_it_measures_from_was_known(market
     assert (ours[deepest][from_low] == theirs[deepest][from_low]).mean() > 0.8
 
 
+def test_a_row_is_there_from_its_known_index_on_and_not_a_candle_before(market: Market) -> None:
+    """One in eleven rows: the table of the candles up to then has the row as it is in the end, the table before has not."""
+    candles = market.candles
+
+    def tables(end: int) -> dict[str, compat.Columns]:
+        prefix = candles[:end]
+        labels = compat.swing_highs_lows(prefix, market.length)
+        return {
+            "FVG": compat.fvg(prefix), "HighLow": labels, "OB": compat.ob(prefix, labels),
+            "Liquidity": compat.liquidity(prefix, labels), "BOS": compat.bos_choch(prefix, labels),
+        }  # fmt: skip
+
+    for name, table in tables(len(candles)).items():
+        level = "Top" if "Top" in table else "Level"
+        for row in np.flatnonzero(np.isfinite(table[name]))[::11]:
+            known = int(table["KnownIndex"][row])
+            then, before = tables(known + 1)[name], tables(known)[name]
+            assert (then[name][row], then[level][row]) == (table[name][row], table[level][row])
+            assert row >= len(before[name]) or before["KnownIndex"][row] != known
+
+
 def test_a_time_zone_east_of_greenwich_is_ahead_of_it() -> None:
     times = np.array([10 * 60, 13 * 60]) * MINUTE  # 10:00 and 13:00 on clocks that are three hours ahead: 07:00 and 10:00 UTC
     candles = Candles.of([1, 1], [1, 1], [1, 1], [1, 1], [0, 0], times)
