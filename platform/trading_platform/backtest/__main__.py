@@ -13,13 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trading_platform import config, money
 from trading_platform.backtest import instruments
 from trading_platform.backtest.runner import Backtest, BacktestFailed, Setup
-from trading_platform.backtest.strategies import DonchianStrategy
+from trading_platform.backtest.strategies import ConfiguredStrategy, Witnessed
 from trading_platform.config import (
     AccountSettings,
     ConfigError,
@@ -38,6 +39,9 @@ from trading_platform.market import replay_file
 from trading_platform.market.replay_file import ReplayRefused
 from trading_platform.market.synthetic import SECOND_NS, SyntheticMarket, synthetic_instrument
 from trading_platform.market.ticks import Ticks
+from trading_platform.strategies.lookahead import Report, lookahead
+from trading_platform.strategies.model import LookAhead
+from trading_platform.strategies.parameters import MODELS
 
 DONE, FAILED, WRONG_USE, REFUSED, CONFIG = 0, 1, 2, 3, 78
 
@@ -81,14 +85,18 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--synthetic", nargs=2, metavar=("FROM", "TO"), type=_time, help="the synthetic market between two UTC times")
     command.add_argument("--symbol", action="append", metavar="SYMBOL", help="trade this one (again for more); default: all of the file")
     command.add_argument("--seed", type=int, default=1, help="of the synthetic market and of jitter (default 1)")
-    command.add_argument("--strategy", choices=("donchian",), default="donchian")
+    command.add_argument("--strategy", choices=tuple(MODELS), help="its kind (default: the configuration's, donchian without one)")
+    command.add_argument(
+        "--parameter", action="append", type=_parameter, default=[], metavar="NAME=VALUE", help="of the strategy; again for more"
+    )
+    command.add_argument("--check-lookahead", action="store_true", help="run the strategy on beginnings of the candles as well and compare")
     command.add_argument("--config", metavar="FILE", type=Path, help="a platform.yaml: account, limits, fees, strategy")
     command.add_argument("--account", metavar="ID", help="one of its accounts (default: the strategy's)")
     for name, kind, what in (
         ("interval", int, "seconds of a candle"),
-        ("channel", int, "candles of the breakout"),
-        ("exit-channel", int, "candles of the exit"),
-        ("trend", int, "candles of the average"),
+        ("channel", int, "--parameter channel=N"),
+        ("exit-channel", int, "--parameter exit_channel=N"),
+        ("trend", int, "--parameter trend=N"),
         ("notional", _amount, "value of an entry"),
         ("maker-bps", _amount, "maker fee in basis points"),
         ("taker-bps", _amount, "taker fee in basis points"),
@@ -118,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(WRONG_USE, str(error))
     except ReplayRefused as error:
         return _say(REFUSED, f"{chosen.data}: {error}")
-    except (BacktestFailed, Unknown) as error:
+    except (BacktestFailed, LookAhead, Unknown) as error:
         return _say(FAILED, str(error))
     print(json.dumps(document, indent=2))
     return DONE
@@ -137,13 +145,30 @@ def _run(chosen: argparse.Namespace, sections: Sections, catalogue: Catalogue, s
         source=source.name,
     )
     strategy = sections.strategy.model_copy(update={"instruments": list(source.symbols), "account": sections.account.id})
-    result = Backtest(setup, DonchianStrategy(strategy, catalogue)).run(source.ticks)
+    traded = ConfiguredStrategy(strategy, catalogue)
+    witnessed = Witnessed(traded) if chosen.check_lookahead else None
+    result = Backtest(setup, witnessed or traded).run(source.ticks)
+    checked = {} if witnessed is None else {"lookahead": _checked(traded, witnessed)}
     if chosen.output is not None:
         try:
             chosen.output.write_text(json.dumps(result.to_document(catalogue), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise WrongUse(f"{chosen.output}: cannot be written ({error.strerror})") from error
-    return result.to_document(catalogue, details=False)
+    return result.to_document(catalogue, details=False) | checked
+
+
+def _checked(strategy: ConfiguredStrategy, witnessed: Witnessed) -> dict[str, Any]:
+    """The look-ahead check on the candles the run has seen. Raises LookAhead where a strategy decided otherwise than it may."""
+    reports: dict[str, Report] = {}
+    for symbol, candles in witnessed.candles.items():
+        report = reports[symbol] = lookahead(partial(strategy.fresh, symbol), candles)
+        if report.violations:
+            first = report.violations[0]
+            raise LookAhead(
+                f"{symbol}: {len(report.violations)} of {report.beginnings} beginnings were decided otherwise than the whole; after "
+                f"{first.seen} candles row {first.candle} was {first.with_beginning}, with all {report.candles} it is {first.with_all}"
+            )
+    return {symbol: report.to_document() for symbol, report in reports.items()}
 
 
 # --- what was chosen -----------------------------------------------------------------------------------------------------
@@ -167,14 +192,16 @@ def _sections(chosen: argparse.Namespace) -> Sections:
         if known is None:
             raise WrongUse(f"--account {chosen.account}: not in {chosen.config} ({', '.join(each.id for each in settings.accounts)})")
         sections = Sections(known, settings.strategy, settings.risk, settings.paper_venue, settings.conversion_rates, settings.market_data)
-    given = {
-        "channel": chosen.channel,
-        "exit_channel": chosen.exit_channel,
-        "trend": chosen.trend,
-        "order_notional": chosen.notional,
-        "allow_short": chosen.allow_short,
-    }
-    document = sections.strategy.model_dump() | {name: value for name, value in given.items() if value is not None}
+    flags = {"channel": chosen.channel, "exit_channel": chosen.exit_channel, "trend": chosen.trend, "allow_short": chosen.allow_short}
+    parameters = {name: value for name, value in flags.items() if value is not None} | dict(chosen.parameter)
+    document = sections.strategy.model_dump()
+    if chosen.strategy is not None and chosen.strategy != sections.strategy.kind:
+        document = {key: value for key, value in document.items() if key not in ("name", "version", "parameters")}
+        document |= {"kind": chosen.strategy, "parameters": parameters}
+    else:
+        document["parameters"] |= parameters
+    if chosen.notional is not None:
+        document["order_notional"] = chosen.notional
     if chosen.interval is not None:
         document |= {"interval_s": chosen.interval, "intervals_s": {}}
     try:
@@ -234,6 +261,13 @@ def _time(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a time like 2026-01-31T00:00, found {text!r}") from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return name, value
 
 
 def _amount(text: str) -> Decimal:

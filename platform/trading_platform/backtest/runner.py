@@ -190,6 +190,11 @@ class Backtest:
         return stop
 
     @property
+    def now_ns(self) -> int:
+        """For the strategy: the ticks' time."""
+        return self._now_ns
+
+    @property
     def _now(self) -> datetime:
         return moment(self._now_ns)
 

@@ -1,22 +1,25 @@
-"""Who trades in a backtest: the trend rule as the strategy service applies it, or a script of given moments. Pure."""
+"""Who trades in a backtest: a strategy as the strategy service applies it, or a script of given moments. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 
 from trading_platform.config import StrategySettings
-from trading_platform.domain import donchian
-from trading_platform.domain.donchian import DonchianTrend, Parameters
 from trading_platform.engine.core import OrderRequest
 from trading_platform.instruments import Catalogue
 from trading_platform.messages import Candle
+from trading_platform.strategies import catalogue as strategies
+from trading_platform.strategies import model, signals
 
 
 class Desk(Protocol):
-    """What a strategy may know of its account."""
+    """What a strategy may know of its account, and what time it is."""
+
+    @property
+    def now_ns(self) -> int: ...
 
     def held(self, symbol: str) -> Decimal: ...
 
@@ -50,8 +53,8 @@ class Strategy(Protocol):
     def on_moment(self, ts_ns: int, desk: Desk) -> Iterable[Wish]: ...
 
 
-class DonchianStrategy:
-    """Donchian breakout with the strategy service's sizing, signal ids and patience: one order an instrument at a time."""
+class ConfiguredStrategy:
+    """A strategy of the platform with the strategy service's sizing, signal ids and patience: one order an instrument at a time."""
 
     def __init__(self, settings: StrategySettings, catalogue: Catalogue) -> None:
         self.name = settings.name
@@ -59,18 +62,21 @@ class DonchianStrategy:
         self.moments: Sequence[int] = ()
         self._settings = settings
         self._catalogue = catalogue
-        parameters = Parameters(settings.channel, settings.exit_channel, settings.trend, settings.allow_short)
-        self._models = {symbol: DonchianTrend(parameters) for symbol in settings.instruments}
+        self._models = {symbol: self.fresh(symbol) for symbol in settings.instruments}
+
+    def fresh(self, symbol: str) -> model.Strategy[Any]:
+        """One that has seen nothing yet."""
+        return strategies.create(self._settings.checked, self._settings.kind, symbol, self.intervals[symbol])
 
     def on_candle(self, candle: Candle, desk: Desk) -> Iterable[Wish]:
         held, instrument, settings = desk.held(candle.symbol), self._catalogue.symbol(candle.symbol), self._settings
-        decision = self._models[candle.symbol].on_candle(candle, held)
+        decision = model.decide(self._models[candle.symbol], candle, held, desk.now_ns)
         if decision is None or desk.is_working(candle.symbol):
             return ()
-        quantity = held.copy_abs() if decision.is_exit else donchian.size(instrument, candle.close, settings.order_notional)
-        if quantity < instrument.min_quantity:
+        quantity = signals.quantity(instrument, candle, decision, held, settings.order_notional)
+        if quantity is None:
             return ()
-        signal = donchian.signal_id(settings.name, settings.version, settings.account, candle, decision)
+        signal = signals.signal_id(settings.name, settings.version, settings.account, candle, decision)
         request = OrderRequest(
             origin=signal,
             symbol=candle.symbol,
@@ -84,6 +90,24 @@ class DonchianStrategy:
 
     def on_moment(self, ts_ns: int, desk: Desk) -> Iterable[Wish]:
         return ()
+
+
+class Witnessed:
+    """A strategy as it is, and the candles it was shown, for the look-ahead check."""
+
+    def __init__(self, strategy: ConfiguredStrategy) -> None:
+        self.name = strategy.name
+        self.intervals = strategy.intervals
+        self.moments = strategy.moments
+        self.candles: dict[str, list[Candle]] = {symbol: [] for symbol in strategy.intervals}
+        self._strategy = strategy
+
+    def on_candle(self, candle: Candle, desk: Desk) -> Iterable[Wish]:
+        self.candles[candle.symbol].append(candle)
+        return self._strategy.on_candle(candle, desk)
+
+    def on_moment(self, ts_ns: int, desk: Desk) -> Iterable[Wish]:
+        return self._strategy.on_moment(ts_ns, desk)
 
 
 class Script:

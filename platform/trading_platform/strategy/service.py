@@ -2,14 +2,14 @@
 
 A signal's id is made of what was decided, so the same decision made twice (a restart, a candle delivered again) is
 the same signal, and the engine makes one order of it. Candles that are old when they are read (the strategy was down) teach
-the indicators and are not traded.
+the strategy and are not traded. An instrument on which the strategy knew too much is not traded any more.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -20,21 +20,26 @@ from trading_platform import instruments, messages, money
 from trading_platform.bus import Bus, Entry
 from trading_platform.config import Settings, StrategySettings
 from trading_platform.db import Database
-from trading_platform.domain import donchian
-from trading_platform.domain.donchian import Decision, DonchianTrend, Parameters
 from trading_platform.instruments import Catalogue, Instrument
 from trading_platform.messages import Candle, InvalidMessage, Signal
 from trading_platform.service import LoopContext
+from trading_platform.strategies import catalogue as strategies
+from trading_platform.strategies import signals
+from trading_platform.strategies.model import Decision, LookAhead, Strategy, UnexpectedCandle, decide
 from trading_platform.strategy.store import DecisionJournal, StrategyStore
 
 log = logging.getLogger(__name__)
 
 CANDLES = Counter("smc_trading_candles_seen_total", "Closed candles", ["symbol", "use"])
 SIGNALS = Counter("smc_trading_signals_sent_total", "Signals sent", ["strategy", "symbol", "reason"])
+VIOLATIONS = Counter("smc_trading_strategy_lookahead_total", "Decisions refused because they knew the future", ["strategy", "symbol"])
 WARM = Gauge("smc_trading_strategy_warm", "1 once enough candles were seen", ["strategy", "symbol"])
 
 # A signal whose order did not show in this time is taken for lost or refused.
 ANSWER_WITHIN_S = 10.0
+
+# A candle closes by the clock of the host with the feed, which may be this much ahead of ours.
+CLOCKS_APART_NS = 1_000_000_000
 
 
 @dataclass
@@ -42,8 +47,9 @@ class _Watch:
     """One instrument under watch."""
 
     instrument: Instrument
-    model: DonchianTrend
+    model: Strategy[Any]
     source: str | None = None
+    refused: str | None = None
     newest_ns: int = 0
     sent: str | None = None
     sent_at: float = 0.0
@@ -52,18 +58,14 @@ class _Watch:
 class StrategyRunner:
     """One strategy on its instruments, under a lease."""
 
-    def __init__(self, database: Database, stream: Bus, settings: Settings, journal: DecisionJournal) -> None:
+    def __init__(self, database: Database, stream: Bus, settings: Settings, journal: DecisionJournal, strategy_id: str) -> None:
         self._db = database
         self._bus = stream
         self._settings: StrategySettings = settings.strategy
         self._store = StrategyStore(database)
         self._journal = journal
+        self._strategy_id = strategy_id
         self._watches: dict[str, _Watch] = {}
-
-    @property
-    def parameters(self) -> Parameters:
-        chosen = self._settings
-        return Parameters(chosen.channel, chosen.exit_channel, chosen.trend, chosen.allow_short)
 
     async def run(self, context: LoopContext) -> None:
         """For Service.loop with a lease."""
@@ -79,7 +81,11 @@ class StrategyRunner:
 
     def _watch(self, catalogue: Catalogue, symbol: str) -> _Watch:
         WARM.labels(self._settings.name, symbol).set(0)
-        return _Watch(catalogue.symbol(symbol), DonchianTrend(self.parameters))
+        return _Watch(catalogue.symbol(symbol), self._fresh(symbol))
+
+    def _fresh(self, symbol: str) -> Strategy[Any]:
+        chosen = self._settings
+        return strategies.create(chosen.checked, chosen.kind, symbol, chosen.interval_of(symbol))
 
     async def _on_entry(self, entry: Entry) -> None:
         try:
@@ -90,11 +96,28 @@ class StrategyRunner:
         if candle.symbol not in self._watches or candle.interval_s != self._settings.interval_of(candle.symbol):
             return
         fresh = entry.age_s(time.time()) <= 2 * max(candle.interval_s, 5)
-        await self.on_candle(candle, tradable=fresh)
+        try:
+            await self.on_candle(candle, tradable=fresh)
+        except UnexpectedCandle as error:
+            log.error("candle refused", extra={"error": str(error), "entry": entry.id.decode()})
+            CANDLES.labels(candle.symbol, "refused").inc()
+        except LookAhead as error:
+            self._refuse(self._watches[candle.symbol], str(error))
+
+    def _refuse(self, watch: _Watch, reason: str) -> None:
+        """Whoever knew the future once is not asked again before somebody has looked at it and started the service anew."""
+        watch.refused = reason
+        VIOLATIONS.labels(self._settings.name, watch.instrument.symbol).inc()
+        log.critical(
+            "strategy knew the future; instrument is not traded any more", extra={"symbol": watch.instrument.symbol, "why": reason}
+        )
 
     async def on_candle(self, candle: Candle, *, tradable: bool) -> Signal | None:
-        """Learn from a closed candle and, if `tradable`, act on it; the signal sent."""
+        """Learn from a closed candle and, if `tradable`, act on it; the signal sent. Nothing is on LookAhead or UnexpectedCandle."""
         watch = self._watches[candle.symbol]
+        if watch.refused is not None:
+            CANDLES.labels(candle.symbol, "refused").inc()
+            return None
         if watch.source != candle.source or candle.ts_open_ns < watch.newest_ns:
             await self._begin(watch, candle)
         elif candle.ts_open_ns == watch.newest_ns:
@@ -106,7 +129,7 @@ class StrategyRunner:
 
     async def _decide(self, watch: _Watch, candle: Candle, tradable: bool) -> Signal | None:
         held = await self._store.held(self._settings.account, watch.instrument)
-        decision = watch.model.on_candle(candle, held)
+        decision = decide(watch.model, candle, held, time.time_ns() + CLOCKS_APART_NS)
         WARM.labels(self._settings.name, candle.symbol).set(1 if watch.model.is_warm else 0)
         CANDLES.labels(candle.symbol, "traded" if tradable else "learned").inc()
         if decision is None or not tradable or await self._waiting(watch):
@@ -118,11 +141,11 @@ class StrategyRunner:
         if watch.source is not None:
             log.info("candles begin anew", extra={"symbol": candle.symbol, "source": candle.source, "before": watch.source})
         watch.source, watch.newest_ns = candle.source, 0
-        watch.model = DonchianTrend(self.parameters)
+        watch.model = self._fresh(candle.symbol)
         before = datetime.fromtimestamp(candle.ts_open_ns // 1_000_000_000, UTC)
-        past = await self._store.past_candles(watch.instrument, candle.interval_s, candle.source, before, self.parameters.warm_up * 4)
-        for known in past:
-            watch.model.on_candle(known, Decimal(0))
+        wanted = watch.model.inputs
+        for known in await self._store.past_candles(watch.instrument, candle.interval_s, candle.source, before, wanted.history):
+            watch.model.learn(known)
 
     async def _waiting(self, watch: _Watch) -> bool:
         """Whether the last signal's order is still on its way."""
@@ -134,12 +157,12 @@ class StrategyRunner:
 
     async def _send(self, watch: _Watch, candle: Candle, decision: Decision, held: Decimal) -> Signal | None:
         instrument = watch.instrument
-        quantity = abs(held) if decision.is_exit else donchian.size(instrument, candle.close, self._settings.order_notional)
-        if quantity < instrument.min_quantity:
-            log.warning("decision too small to trade", extra={"symbol": instrument.symbol, "quantity": str(quantity)})
+        quantity = signals.quantity(instrument, candle, decision, held, self._settings.order_notional)
+        if quantity is None:
+            log.warning("decision too small to trade", extra={"symbol": instrument.symbol, "held": str(held)})
             return None
         signal = Signal(
-            id=donchian.signal_id(self._settings.name, self._settings.version, self._settings.account, candle, decision),
+            id=signals.signal_id(self._settings.name, self._settings.version, self._settings.account, candle, decision),
             strategy=self._settings.name,
             version=self._settings.version,
             account=self._settings.account,
@@ -167,7 +190,8 @@ class StrategyRunner:
             "known_at_ns": signal.ts_candle_ns,
             "strategy": signal.strategy,
             "version": signal.version,
-            "parameters": asdict(self.parameters) | {"order_notional": str(self._settings.order_notional)},
+            "strategy_id": self._strategy_id,
+            "parameters": self._settings.parameters | {"order_notional": str(self._settings.order_notional)},
             "account": signal.account,
             "symbol": signal.symbol,
             "interval_s": candle.interval_s,
@@ -176,7 +200,7 @@ class StrategyRunner:
             "quantity": signal.quantity,
             "reason": signal.reason,
             "held": money.text(held),
-            "saw": asdict(decision.view),
+            "saw": decision.saw(),
         }
 
     def state(self) -> dict[str, Any]:
@@ -184,6 +208,9 @@ class StrategyRunner:
         return {
             symbol: {
                 "warm": watch.model.is_warm,
+                "interval_s": watch.model.inputs.interval_s,
+                "warm_up": watch.model.inputs.warm_up,
+                "refused": watch.refused,
                 "source": watch.source,
                 "newest_candle_ns": watch.newest_ns,
                 "last_signal": watch.sent,

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from prometheus_client import Counter, Gauge
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from trading_platform.db import Database
 from trading_platform.documents import Documents
@@ -30,10 +30,15 @@ DUPLICATE_KEY = 11000
 
 
 class DecisionJournal:
-    """Decisions on their way to MongoDB. When it is away they wait, up to CAPACITY; then the oldest are dropped and counted."""
+    """Decisions on their way to MongoDB. When it is away they wait, up to CAPACITY; then the oldest are dropped and counted.
 
-    def __init__(self, documents: Documents, capacity: int = CAPACITY) -> None:
+    `strategy` is what the decisions refer to; it is written before them, once, and never changed: other settings or other code are
+    another document.
+    """
+
+    def __init__(self, documents: Documents, strategy: dict[str, Any], capacity: int = CAPACITY) -> None:
         self._documents = documents
+        self._strategy: dict[str, Any] | None = strategy
         self._waiting: deque[dict[str, Any]] = deque(maxlen=capacity)
         self._filled = asyncio.Event()
         self._is_away = False
@@ -50,7 +55,7 @@ class DecisionJournal:
         """Write what waits; for Service.loop."""
         while not context.stopping:
             context.beat()
-            if not self._waiting:
+            if not self._waiting and self._strategy is None:
                 self._filled.clear()
                 waiter = asyncio.create_task(self._filled.wait())
                 await asyncio.wait({waiter}, timeout=1.0)
@@ -58,15 +63,18 @@ class DecisionJournal:
                 continue
             if not await self.flush():
                 await context.sleep(RETRY_S)
-        await self.flush()
+        if self._waiting:
+            await self.flush()
 
     async def flush(self) -> bool:
-        """Write one batch; False when MongoDB is away. Decisions already there are left as they are."""
+        """Write the strategy and one batch; False when MongoDB is away. What is already there is left as it is."""
         batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
-        if not batch:
-            return True
         try:
-            await self._documents.database["decisions"].insert_many(batch, ordered=False)
+            if self._strategy is not None:
+                await self._write_strategy(self._strategy)
+                self._strategy = None
+            if batch:
+                await self._documents.database["decisions"].insert_many(batch, ordered=False)
         except BulkWriteError as error:
             if any(problem.get("code") != DUPLICATE_KEY for problem in error.details.get("writeErrors", [])):
                 log.warning("decisions refused by the journal", extra={"error": str(error)[:500]})
@@ -85,6 +93,13 @@ class DecisionJournal:
             self._waiting.popleft()
         BUFFERED.set(len(self._waiting))
         return True
+
+    async def _write_strategy(self, strategy: dict[str, Any]) -> None:
+        """Two hosts may write the same one at the same moment: the first stays."""
+        try:
+            await self._documents.database["strategies"].update_one({"_id": strategy["_id"]}, {"$setOnInsert": strategy}, upsert=True)
+        except DuplicateKeyError:
+            log.debug("strategy is known already", extra={"strategy": strategy["_id"]})
 
 
 class StrategyStore:

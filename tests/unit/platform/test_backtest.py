@@ -24,7 +24,7 @@ from trading_platform.backtest.columns import TickColumns
 from trading_platform.backtest.fingerprint import Fingerprint
 from trading_platform.backtest.result import Result
 from trading_platform.backtest.runner import Backtest, BacktestFailed, Setup
-from trading_platform.backtest.strategies import CancelRequest, DonchianStrategy, Script, Wish
+from trading_platform.backtest.strategies import CancelRequest, ConfiguredStrategy, Script, Wish
 from trading_platform.backtest.venue import Answered, CancelAnswered, Said, moment
 from trading_platform.batches import ASK, BID, SELL_AGGRESSOR, TRADE, TickBatch
 from trading_platform.config import AccountSettings, LimitSettings, PaperVenueSettings, StrategySettings
@@ -427,7 +427,7 @@ def donchian(parts: Iterable[Ticks], **changes: Any) -> Result:
         **changes,
     )
     settings = StrategySettings(interval_s=10, channel=6, exit_channel=4, trend=8, allow_short=True)
-    return Backtest(chosen, DonchianStrategy(settings, CATALOGUE)).run(parts)
+    return Backtest(chosen, ConfiguredStrategy(settings, CATALOGUE)).run(parts)
 
 
 def test_two_runs_of_one_thing_have_one_fingerprint() -> None:
