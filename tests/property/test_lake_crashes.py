@@ -105,7 +105,7 @@ class World:
             assert read(self.lake, symbol) == expected(written, instrument)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(HAPPENINGS, st.integers(0, 1_000))
 def test_any_batches_rolls_merges_and_crashes_read_back_what_was_sent_in_order(happenings: list[Send | Write | Merge], seed: int) -> None:
     with tempfile.TemporaryDirectory() as directory, patch("os.fsync"), patch.object(lake, "ROW_GROUP", 2):
@@ -121,7 +121,7 @@ def test_any_batches_rolls_merges_and_crashes_read_back_what_was_sent_in_order(h
         assert all(len(lake_files.visible(each)) == 1 for each in world.lake.directories())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(sends(), min_size=1, max_size=6), st.integers(-5, 5), st.integers(1, 9), st.sampled_from(["all", "quotes", "trades"]))
 def test_any_range_and_kind_is_the_rows_of_it(sent: list[Send], start: int, length: int, kind: str) -> None:
     with tempfile.TemporaryDirectory() as directory, patch("os.fsync"), patch.object(lake, "ROW_GROUP", 2):

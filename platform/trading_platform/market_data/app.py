@@ -17,7 +17,7 @@ from trading_platform import money
 from trading_platform.bus import Bus
 from trading_platform.config import Settings
 from trading_platform.instruments import Instrument, UnknownInstrument
-from trading_platform.market_data import replays
+from trading_platform.market_data import lake_routes, replays
 from trading_platform.market_data.lake import Lake
 from trading_platform.market_data.lake_writer import LakeWriter
 from trading_platform.market_data.service import LEASE, MarketData
@@ -43,24 +43,20 @@ def create(settings: Settings) -> Service:
     market = MarketData(settings.market_data, directory, service.db, service.bus)
     service.loop("feed", market.run, lease=LEASE)
     service.loop("candles", market.store.run)
-    if settings.market_data.lake.enabled:
-        _lake(service, market, settings)
+    wanted = settings.market_data.lake
+    lake = Lake(Path(wanted.directory or Path(settings.data_directory) / "lake"), min_free_bytes=wanted.min_free_mib << 20)
+    if wanted.enabled:
+        writer = LakeWriter(lake, wanted, service.bus, market.catalogue)
+        service.loop("lake", writer.run)
+        service.dependency("lake", writer.check, critical=False)
+        service.health_member(writer.health)
     freshness = Freshness(service.bus, market.live_symbols, settings.market_data.stale_after_s)
     if market.live_symbols:
         service.dependency("feed", freshness.check)
     service.health_member(freshness.health)
     service.health_member(lambda: {"leading": market.leading, "live_symbols": market.live_symbols, "candles_waiting": market.store.waiting})
-    _routes(service, market, settings)
+    _routes(service, market, settings, lake)
     return service
-
-
-def _lake(service: Service, market: MarketData, settings: Settings) -> None:
-    wanted = settings.market_data.lake
-    lake = Lake(Path(wanted.directory or Path(settings.data_directory) / "lake"), min_free_bytes=wanted.min_free_mib << 20)
-    writer = LakeWriter(lake, wanted, service.bus, market.catalogue)
-    service.loop("lake", writer.run)
-    service.dependency("lake", writer.check, critical=False)
-    service.health_member(writer.health)
 
 
 class Freshness:
@@ -96,7 +92,7 @@ class Freshness:
         return {"newest_age_seconds": max(ages.values()), "age_seconds": ages} if ages else {}
 
 
-def _routes(service: Service, market: MarketData, settings: Settings) -> None:
+def _routes(service: Service, market: MarketData, settings: Settings, lake: Lake) -> None:
     app = service.app
 
     async def instrument(symbol: str) -> Instrument:
@@ -104,6 +100,8 @@ def _routes(service: Service, market: MarketData, settings: Settings) -> None:
             return (await market.catalogue()).symbol(symbol)
         except UnknownInstrument as error:
             raise Problem(404, "UNKNOWN_SYMBOL", str(error)) from None
+
+    lake_routes.install(app, lake, service.db, instrument)
 
     @app.get("/market-data/{symbol}", tags=["market data"])
     async def quote(symbol: Symbol) -> dict[str, Any]:

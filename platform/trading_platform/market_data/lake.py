@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from trading_platform.batches import ASK, BID, TRADE, TickBatch
 from trading_platform.instruments import Catalogue, Instrument, UnknownInstrument
-from trading_platform.market_data import lake_files, lake_metrics, lake_merge
+from trading_platform.market_data import lake_files, lake_merge, lake_metrics
 from trading_platform.market_data.lake_files import (
     BEGINNING,
     MERGE_PREFIX,
