@@ -17,7 +17,7 @@ from trading_platform import money
 from trading_platform.backtest.books import Books
 from trading_platform.backtest.columns import Screen, TickColumns, in_order
 from trading_platform.backtest.fingerprint import Fingerprint
-from trading_platform.backtest.result import FillLine, Refusal, Result
+from trading_platform.backtest.result import FillLine, Refusal, Result, TradeLine
 from trading_platform.backtest.strategies import CancelRequest, Strategy, Wish
 from trading_platform.backtest.venue import Answered, CancelAnswered, FeeAsset, Said, SimulatedVenue, moment
 from trading_platform.config import AccountSettings
@@ -46,7 +46,7 @@ class BacktestFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Setup:
     """Everything a run depends on besides strategy and ticks. `basis` is what candles are made of; `prices_every_ns` how often held
-    orders look at prices."""
+    orders look at prices. Before `trade_from_ns` the strategy sees candles, and nothing it wants is done."""
 
     catalogue: Catalogue
     symbols: tuple[str, ...]
@@ -58,6 +58,7 @@ class Setup:
     basis: Literal["trades", "quotes"] = "trades"
     source: str = "backtest"
     prices_every_ns: int = 50_000_000
+    trade_from_ns: int = 0
 
     def rate(self, source: str, target: str) -> Decimal | None:
         return Decimal(1) if source == target else self.conversion_rates.get(f"{source}:{target}")
@@ -118,7 +119,7 @@ class Backtest:
             self._grow_candles(part)
         if not self._first_ns:
             self._first_ns = int(ticks.ts_event[0])
-            self._books.begin(moment(self._first_ns))
+            self._books.begin(moment(self._began_ns))
         while at < end:
             tick_ns = int(ticks.ts_event[at])
             self._expect(tick_ns)
@@ -168,11 +169,13 @@ class Backtest:
         self._look_at_prices()
         self._carry_out(self._core.on_time(self._now))
         if self._day_end is not None and self._day_end <= now_ns:
-            self._books.close_day(moment(self._day_end), self._marks)
+            if self._may_trade:
+                self._books.close_day(moment(self._day_end), self._marks)
             self._day_end, self._valued = None, False
         if self._candle_end is not None and self._candle_end <= now_ns:
             self._candle_end = None
-            self._books.note(self._now, self._marks)
+            if self._may_trade:
+                self._books.note(self._now, self._marks)
             self._close_candles(now_ns)
         while self._wishes and self._wishes[0] <= now_ns:
             self._want(self._strategy.on_moment(self._wishes.popleft(), self))
@@ -226,7 +229,18 @@ class Backtest:
         """For the strategy: whether an order of the instrument is open."""
         return any(order.intent.symbol == symbol for order in self._core.open_orders)
 
+    @property
+    def _may_trade(self) -> bool:
+        """Whether it may by now."""
+        return self._now_ns >= self._setup.trade_from_ns
+
+    @property
+    def _began_ns(self) -> int:
+        return max(self._first_ns, self._setup.trade_from_ns)
+
     def _want(self, wishes: Iterable[Wish]) -> None:
+        if not self._may_trade:
+            return
         for wish in wishes:
             self._value()
             try:
@@ -320,9 +334,19 @@ class Backtest:
         """Where it ended: nothing is closed on behalf of the strategy."""
         if self._ticks:
             self._value()
-            self._books.close_day(self._now, self._marks)
-        outcomes = [
-            Outcome(self._books.result_of(instrument, trip), trip.closed_at - trip.opened_at)
+            if self._may_trade:
+                self._books.close_day(self._now, self._marks)
+        trades = [
+            TradeLine(
+                symbol=instrument.symbol,
+                direction=trip.direction,
+                opened_at=trip.opened_at,
+                closed_at=trip.closed_at,
+                quantity=trip.peak_quantity,
+                volume=trip.volume,
+                fills=trip.fills,
+                result=self._books.result_of(instrument, trip),
+            )
             for instrument, trip in self._books.trips
             if trip.closed_at is not None
         ]
@@ -331,7 +355,7 @@ class Backtest:
             source=self._setup.source,
             ticks=self._ticks,
             quarantined=sum(self._quarantine.refused.values()),
-            first=moment(self._first_ns),
+            first=moment(self._began_ns),
             last=self._now,
             orders=list(self._orders.values()),
             fills=self._fills,
@@ -341,7 +365,10 @@ class Backtest:
             fees=self._books.fees,
             capital=self._books.capital,
             equity=self._books.equity(self._marks),
-            trips=trip_figures(outcomes),
+            trades=trades,
+            curve=self._books.curve,
+            closings=self._books.closings,
+            trips=trip_figures([Outcome(trade.result, trade.closed_at - trade.opened_at) for trade in trades]),
             returns=return_figures(self._books.closings, self._books.curve),
             event_log_hash=self._log.hexdigest(),
             events=self._log.lines,
