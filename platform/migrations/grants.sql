@@ -32,6 +32,6 @@ BEGIN
         GRANT INSERT, UPDATE, DELETE ON paper_venue.timers TO trading_app;
         GRANT DELETE ON paper_venue.orders, paper_venue.trades TO trading_app;  -- retention
         GRANT UPDATE ON paper_venue.progress TO trading_app;
-        GRANT EXECUTE ON FUNCTION ensure_candle_partition(date) TO trading_app;
+        GRANT EXECUTE ON FUNCTION ensure_candle_partition(date), adopt_default_candles(), drop_candle_partition(date) TO trading_app;
     END IF;
 END $$;

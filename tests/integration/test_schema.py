@@ -25,14 +25,14 @@ def account(superuser: psycopg.Connection[Any]) -> str:
 
 
 def test_migrating_a_migrated_database_does_nothing(settings: Settings) -> None:
-    assert migrate.migrate(settings) == (0, ["schema is at 0002; nothing to do"])
+    assert migrate.migrate(settings) == (0, ["schema is at 0003; nothing to do"])
 
 
 def test_check_reports_what_is_pending_on_an_empty_database(postgres: Any, settings: Settings) -> None:
     empty = postgres.create_database()
     before = settings.model_copy(update={"database": settings.database.model_copy(update={"name": empty})})
     status, lines = migrate.migrate(before, check=True)
-    assert (status, lines) == (1, ["pending: 0001, 0002"])
+    assert (status, lines) == (1, ["pending: 0001, 0002, 0003"])
 
 
 async def test_the_instruments_a_backtest_knows_are_those_of_the_database(db: Database) -> None:

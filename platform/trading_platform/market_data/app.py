@@ -17,7 +17,8 @@ from trading_platform import money
 from trading_platform.bus import Bus
 from trading_platform.config import Settings
 from trading_platform.instruments import Instrument, UnknownInstrument
-from trading_platform.market_data import lake_routes, replays
+from trading_platform.market_data import candle_partitions, lake_routes, replays
+from trading_platform.market_data.candle_partitions import CandlePartitions
 from trading_platform.market_data.lake import Lake
 from trading_platform.market_data.lake_writer import LakeWriter
 from trading_platform.market_data.service import LEASE, MarketData
@@ -50,6 +51,9 @@ def create(settings: Settings) -> Service:
         service.loop("lake", writer.run)
         service.dependency("lake", writer.check, critical=False)
         service.health_member(writer.health)
+    partitions = CandlePartitions(settings.market_data, service.db)
+    service.loop("partitions", partitions.run, lease=candle_partitions.LEASE)
+    service.dependency("candle-partitions", partitions.check, critical=False)
     freshness = Freshness(service.bus, market.live_symbols, settings.market_data.stale_after_s)
     if market.live_symbols:
         service.dependency("feed", freshness.check)
