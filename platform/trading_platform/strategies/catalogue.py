@@ -17,7 +17,7 @@ _WHERE: dict[Kind, tuple[str, str]] = {
 
 
 def strategy_class(kind: Kind) -> type[Strategy[Any]]:
-    """The class of that name. Raises OSError where its compiled code may not run in this process."""
+    """The class of that name. Raises ImportError where its libraries may not run in this process."""
     module, name = _WHERE[kind]
     chosen: type[Strategy[Any]] = getattr(import_module(f"trading_platform.strategies.{module}"), name)
     return chosen
