@@ -17,8 +17,10 @@ from trading_platform.strategies.window import Window
 Column = NDArray[np.float64]
 
 prices = st.lists(st.integers(1, 10**9), min_size=2, max_size=60)
-# High prices that hardly move: where sums of squares lose their digits.
-still = st.builds(lambda base, moves: [base + move for move in moves], st.integers(10**11, 10**12), st.lists(st.integers(0, 3), min_size=2))
+# High prices that hardly move: where sums of squares and bands lose their digits.
+still = st.builds(
+    lambda base, moves: [base + move for move in moves], st.integers(10**11, 10**12), st.lists(st.integers(0, 3), min_size=12)
+)
 closes = st.one_of(prices, still).map(lambda values: np.array(values, dtype=np.float64))
 periods = st.integers(2, 12)
 
@@ -50,7 +52,7 @@ def test_the_deviation_is_that_of_the_last_closes(close: Column, period: int) ->
     variance = sum((value - mean) ** 2 for value in last) / period
     means, deviations = mean_and_deviation(close[-period:].copy(), period)
     assert means[-1] == pytest.approx(float(mean), rel=1e-12)
-    assert deviations[-1] == pytest.approx(float(variance) ** 0.5, rel=1e-6, abs=1e-3)
+    assert deviations[-1] == pytest.approx(float(variance) ** 0.5, rel=1e-9, abs=1e-6)
 
 
 @settings(max_examples=60, deadline=None)

@@ -35,6 +35,5 @@ def rsi(values: Column, period: int) -> Column:
 
 def mean_and_deviation(values: Column, period: int) -> tuple[Column, Column]:
     """The middle of the Bollinger bands, and the deviation they are multiples of (of the population). NaN in the first n - 1 rows."""
-    # TA-Lib sums squares: those of large prices with small changes would leave rounding for a deviation.
-    distance = values - values[0]
-    return talib.SMA(values, period), talib.STDDEV(distance, period, 1.0)
+    # Not from the bands: a band around a large price has lost the digits of a small deviation.
+    return talib.SMA(values, period), talib.STDDEV(values, period, 1.0)
