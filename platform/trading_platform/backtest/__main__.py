@@ -151,18 +151,24 @@ def main(arguments: list[str] | None = None) -> int:
         chosen.settings = None if chosen.config is None else config.load(chosen.config)
         catalogue = instruments.catalogue()
         source = _source(chosen, catalogue, _sections(chosen))
-        document = _many(chosen, catalogue, source) if chosen.sweep else _once(chosen, catalogue, source)
+        shown, whole = _many(chosen, catalogue, source) if chosen.sweep else _once(chosen, catalogue, source)
     except ConfigError as error:
         return _say(CONFIG, str(error))
     except (WrongUse, UnknownInstrument, InvalidModel) as error:
         return _say(WRONG_USE, str(error))
     except ReplayRefused as error:
         return _say(REFUSED, f"{chosen.data}: {error}")
-    except (BacktestFailed, LookAhead, Unknown, record.NotStored) as error:
+    except (BacktestFailed, LookAhead, Unknown) as error:
         return _say(FAILED, str(error))
     except KeyboardInterrupt:
         return _say(INTERRUPTED, "interrupted")
-    print(json.dumps(document, indent=2))
+    print(json.dumps(shown, indent=2))
+    if chosen.store:
+        try:
+            number = asyncio.run(_stored(chosen.settings, whole))
+        except record.NotStored as error:
+            return _say(FAILED, str(error))
+        _say(DONE, f"kept in MongoDB, {record.COLLECTION} {number}")
     return DONE
 
 
@@ -183,7 +189,8 @@ def _trial(chosen: argparse.Namespace, catalogue: Catalogue, source: Source, var
     return Trial(varied, setup, strategy)
 
 
-def _once(chosen: argparse.Namespace, catalogue: Catalogue, source: Source) -> dict[str, Any]:
+def _once(chosen: argparse.Namespace, catalogue: Catalogue, source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what is printed, the whole result)"""
     trial, data = _trial(chosen, catalogue, source), record.DataHash()
     traded = ConfiguredStrategy(trial.strategy, catalogue)
     witnessed = Witnessed(traded) if chosen.check_lookahead else None
@@ -191,14 +198,16 @@ def _once(chosen: argparse.Namespace, catalogue: Catalogue, source: Source) -> d
         result = Backtest(trial.setup, witnessed or traded).run(data.of(progress.over(source.ticks, source.first_ns)))
     checked = {} if witnessed is None else {"lookahead": _checked(traded, witnessed)}
     told = record.parameters(trial.setup, trial.strategy)
-    _keep(chosen, record.record(result, catalogue, told, data.hexdigest()) | checked)
-    return record.record(result, catalogue, told, data.hexdigest(), details=False) | checked
+    whole = record.record(result, catalogue, told, data.hexdigest()) | checked
+    _write_down(chosen, whole)
+    return record.record(result, catalogue, told, data.hexdigest(), details=False) | checked, whole
 
 
 # --- many runs -----------------------------------------------------------------------------------------------------------
 
 
-def _many(chosen: argparse.Namespace, catalogue: Catalogue, source: Source) -> dict[str, Any]:
+def _many(chosen: argparse.Namespace, catalogue: Catalogue, source: Source) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `_once`, of the best."""
     trials = _trials(chosen, catalogue, source)
     with tempfile.TemporaryDirectory(prefix="trading-backtest-") as directory:
         spool, data = Spool(Path(directory)), record.DataHash()
@@ -206,17 +215,18 @@ def _many(chosen: argparse.Namespace, catalogue: Catalogue, source: Source) -> d
             spool.fill(data.of(progress.over(source.ticks, source.first_ns)))
         if not len(spool):
             raise WrongUse(f"{source.name} holds no ticks to sweep over")
-        whole = Span(0, spool.last_ns + 1)
+        everything = Span(0, spool.last_ns + 1)
         folds = chosen.walk_forward or 0
         runs = len(trials) * max(1, folds) + folds
         processes = min(chosen.workers or os.cpu_count() or 1, len(trials))
         with Progress(runs, f"{runs:,} runs") as progress, Workers(trials, spool, processes, progress.one_more) as workers:
-            table, best, span = _walked(trials, workers, chosen) if folds else _swept_over(trials, workers, chosen, whole)
+            table, best, span = _walked(trials, workers, chosen) if folds else _swept_over(trials, workers, chosen, everything)
         result = sweep.run(trials[best], spool, span)
     told = record.parameters(trials[best].setup, trials[best].strategy)
-    _keep(chosen, record.record(result, catalogue, told, data.hexdigest()) | {"sweep": table}, table)
+    whole = record.record(result, catalogue, told, data.hexdigest()) | {"sweep": table}
+    _write_down(chosen, whole)
     print(_text(table), file=sys.stderr)
-    return {"sweep": table, "best": record.record(result, catalogue, told, data.hexdigest(), details=False)}
+    return {"sweep": table, "best": record.record(result, catalogue, told, data.hexdigest(), details=False)}, whole
 
 
 def _trials(chosen: argparse.Namespace, catalogue: Catalogue, source: Source) -> list[Trial]:
@@ -294,15 +304,12 @@ def _check_use(chosen: argparse.Namespace) -> None:
         raise WrongUse("--check-lookahead is for one run, not for a sweep")
 
 
-def _keep(chosen: argparse.Namespace, document: Mapping[str, Any], table: Mapping[str, Any] | None = None) -> None:
-    """Where it was asked for."""
+def _write_down(chosen: argparse.Namespace, document: Mapping[str, Any]) -> None:
+    """Into the files that were asked for."""
     if chosen.output is not None:
         _write(chosen.output, json.dumps(document, indent=1) + "\n")
     if chosen.report is not None:
-        _write(chosen.report, report(document, table))
-    if chosen.store:
-        number = asyncio.run(_stored(chosen.settings, document))
-        print(f"backtest: kept in MongoDB, {record.COLLECTION} {number}", file=sys.stderr)
+        _write(chosen.report, report(document))
 
 
 def _write(path: Path, text: str) -> None:
@@ -310,7 +317,7 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise WrongUse(f"{path}: cannot be written ({error.strerror})") from error
-    print(f"backtest: written to {path}", file=sys.stderr)
+    _say(DONE, f"written to {path}")
 
 
 async def _stored(settings: Settings, document: Mapping[str, Any]) -> str:

@@ -49,8 +49,8 @@ _PAGE = """<!doctype html>
 """
 
 
-def report(document: Mapping[str, Any], sweep: Mapping[str, Any] | None = None) -> str:
-    """Of a run's record (record.py, with details); of a sweep, the table of all its runs as well."""
+def report(document: Mapping[str, Any]) -> str:
+    """Of a run's record (record.py, with details); of a sweep's best, the table of all its runs as well."""
     title = f"{document['strategy']} on {document['source']}"
     curve = [(datetime.fromisoformat(at).timestamp(), float(equity)) for at, equity in document["equity_curve"]]
     parts = [
@@ -65,8 +65,8 @@ def report(document: Mapping[str, Any], sweep: Mapping[str, Any] | None = None) 
         "<h2>Monthly returns</h2>",
         _months(document["monthly_returns"]),
     ]
-    if sweep is not None:
-        parts += _sweep(sweep)
+    if "sweep" in document:
+        parts += _sweep(document["sweep"])
     parts += [
         "<h2>Trades</h2>",
         _trades(document["trade_list"]),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from trading_platform.backtest import __main__ as command
 from trading_platform.backtest import record
 from trading_platform.backtest.report import report
@@ -20,6 +23,7 @@ from trading_platform.domain.performance import Equity
 from trading_platform.market.ticks import Ticks
 
 D = Decimal
+PLATFORM = Path(__file__).parents[3] / "platform"
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 ARGUMENTS = [
     "--synthetic", "2026-01-05T08:00", "2026-01-05T08:30", "--interval", "10", "--channel", "6", "--exit-channel", "4", "--trend", "8",
@@ -88,8 +92,8 @@ def test_what_is_written_into_the_page_is_text_whatever_it_looks_like(run: tuple
     document = run[0] | {"strategy": evil, "source": evil, "denied_by_reason": {evil: 1}, "data_hash": evil}
     document["trade_list"] = [document["trade_list"][0] | {"symbol": evil}]
     document["parameters"] = document["parameters"] | {evil: evil}
-    table = {"title": evil, "runs": [{evil: evil}], "unseen": {evil: evil}}
-    page = Page(report(document, table))
+    document["sweep"] = {"title": evil, "runs": [{evil: evil}], "unseen": {evil: evil}}
+    page = Page(report(document))
     assert "script" not in page.tags
     assert "b" not in page.tags
     assert page.loads == []
@@ -170,6 +174,40 @@ def test_a_months_return_is_from_the_last_months_end_to_its_own() -> None:
     ends = [(0, "1000"), (31, "1100"), (40, "900"), (59, "990"), (61, "1089")]
     closings = [Equity(NEW_YEAR + timedelta(days=day), D(equity), D(1000)) for day, equity in ends]
     assert monthly_returns(closings) == [("2026-01", D("0.1")), ("2026-02", D("-0.1")), ("2026-03", D("0.1"))]
+
+
+class Collection:
+    """What `store` asks of MongoDB."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+
+    async def replace_one(self, chosen: dict[str, Any], document: dict[str, Any], *, upsert: bool) -> None:
+        assert upsert
+        self.kept[chosen["_id"]] = document
+
+
+def test_a_run_is_stored_once_and_what_is_too_long_is_cut_and_counted(run: tuple[dict[str, Any], str]) -> None:
+    collection = Collection()
+    documents: Any = SimpleNamespace(database={record.COLLECTION: collection})
+    long = run[0] | {"trade_list": [{}] * (record.MOST_LINES + 3)}
+    first, again = asyncio.run(record.store(documents, run[0])), asyncio.run(record.store(documents, long))
+    assert first == again == record.identity(run[0])
+    assert len(collection.kept) == 1
+    assert len(collection.kept[first]["trade_list"]) == record.MOST_LINES
+    assert collection.kept[first]["trade_list_left_out"] == 3
+    assert "trade_list_left_out" not in long
+
+
+def test_without_mongodb_the_result_is_told_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = yaml.safe_load((PLATFORM / "platform.example.yaml").read_text())
+    document["mongodb"] = {"hosts": ["127.0.0.1:1"], "replica_set": None}
+    settings = tmp_path / "platform.yaml"
+    settings.write_text(yaml.safe_dump(document))
+    assert command.main([*ARGUMENTS, "--config", str(settings), "--store"]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["fills"] > 0
+    assert "MongoDB did not take the result" in told.err
 
 
 @pytest.mark.parametrize(
