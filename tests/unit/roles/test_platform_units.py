@@ -11,6 +11,8 @@ SYSTEMD = Path(__file__).parents[3] / "systemd"
 UNITS = sorted(SYSTEMD.glob("trading-*.service"))
 # What may differ between services.
 OWN = ("Description", "After", "ExecStart", "LoadCredentialEncrypted", "StateDirectory", "StateDirectoryMode", "SyslogIdentifier")
+# What a unit that compiles indicators at run time has, or lacks.
+COMPILES = (("MemoryDenyWriteExecute", "yes"), ("CacheDirectory", "trading-strategy"), ("CacheDirectoryMode", "0700"))
 
 
 def settings(unit: Path) -> list[tuple[str, str]]:
@@ -24,9 +26,14 @@ def unit(request: pytest.FixtureRequest) -> Path:
 
 def test_each_service_is_run_alike(unit: Path) -> None:
     def common(path: Path) -> list[tuple[str, str]]:
-        return [setting for setting in settings(path) if setting[0] not in OWN]
+        return [setting for setting in settings(path) if setting[0] not in OWN and setting not in COMPILES]
 
     assert common(unit) == common(UNITS[0])
+
+
+def test_only_what_compiles_indicators_may_make_memory_executable(unit: Path) -> None:
+    assert (("MemoryDenyWriteExecute", "yes") not in settings(unit)) == (unit.stem == "trading-strategy")
+    assert (("CacheDirectory", unit.stem) in settings(unit)) == (unit.stem == "trading-strategy")
 
 
 def test_no_unit_is_bound_to_another_than_the_target(unit: Path) -> None:
