@@ -14,6 +14,7 @@ from typing import Any
 
 from trading_platform import money
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _LEFT_OUT = frozenset({"venue_order_id", "trade_id", "executed_at", "detail", "risk"})
 
 
@@ -45,5 +46,5 @@ class Fingerprint:
         return self._hash.hexdigest()
 
     def _add(self, line: Mapping[str, Any]) -> None:
-        self._hash.update(json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+        self._hash.update(_ENCODER.encode(line).encode() + b"\n")
         self.lines += 1

@@ -21,6 +21,7 @@ from trading_platform.backtest.result import FillLine, Refusal, Result, TradeLin
 from trading_platform.backtest.strategies import CancelRequest, Strategy, Wish
 from trading_platform.backtest.venue import Answered, CancelAnswered, FeeAsset, Said, SimulatedVenue, moment
 from trading_platform.config import AccountSettings
+from trading_platform.domain import matching
 from trading_platform.domain.models import Models
 from trading_platform.domain.orders import Order, Step, client_order_id
 from trading_platform.domain.performance import Outcome, return_figures, trip_figures
@@ -93,6 +94,7 @@ class Backtest:
         self._held_orders: set[str] = set()
         self._marks: dict[str, Decimal] = {}
         self._valued = False
+        self._tops: dict[str, matching.Top] = {}
         self._said: deque[Said] = deque()
         self._ticks = 0
         self._first_ns = 0
@@ -275,6 +277,9 @@ class Backtest:
         self._valued = True
         for instrument in self._instruments:
             top = self._venue.top(instrument.id)
+            if top is self._tops.get(instrument.symbol):
+                continue
+            self._tops[instrument.symbol] = top
             mark = _mark(instrument, top.bid, top.ask, top.last)
             if mark is not None:
                 self._marks[instrument.symbol] = mark

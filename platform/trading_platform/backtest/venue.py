@@ -100,6 +100,7 @@ class SimulatedVenue:
         self._ids = np.array(list(self._matchers), dtype=np.uint32)
         self._reach = np.empty((len(self._matchers), 6), dtype=np.int64)
         self._newest = np.empty((len(self._matchers), 4), dtype=np.int64)
+        self._tops: dict[int, Top] = {}
         self._by_number: dict[int, _Known] = {}
         self._by_id: dict[str, _Known] = {}
         self._trade_numbers = dict.fromkeys(self._instruments, 0)
@@ -145,6 +146,7 @@ class SimulatedVenue:
         for slot, matcher in enumerate(self._matchers.values()):
             self._reach[slot] = matcher.reach()
         self._newest.fill(-1)
+        self._tops.clear()
         touching = walk(ticks.instrument, ticks.price, ticks.flags, at, stop, self._ids, self._reach, self._newest)
         for matcher, (trade, bid, ask, last) in zip(self._matchers.values(), self._newest.tolist(), strict=True):
             if last >= 0:
@@ -160,7 +162,11 @@ class SimulatedVenue:
         return min((due for matcher in self._matchers.values() if (due := matcher.next_due()) is not None), default=None)
 
     def top(self, instrument_id: int) -> Top:
-        return self._matchers[instrument_id].top()
+        """The same object as long as the market has not moved."""
+        top = self._tops.get(instrument_id)
+        if top is None:
+            top = self._tops[instrument_id] = self._matchers[instrument_id].top()
+        return top
 
     # --- funds -----------------------------------------------------------------------------------------------------------
 
