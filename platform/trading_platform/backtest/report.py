@@ -139,7 +139,7 @@ def _plot(points: Sequence[tuple[float, float]], kind: str, *, percent: bool = F
     path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
     drawn = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
-        f'<text x="{LEFT - 8}" y="{y(mark) + 4:.1f}" text-anchor="end">{_short(mark, percent)}</text>'
+        f'<text x="{LEFT - 8}" y="{y(mark) + 4:.1f}" text-anchor="end">{_label(mark, marks[1] - marks[0], percent)}</text>'
         for mark in marks
     ]
     for number in range(5):
@@ -170,13 +170,14 @@ def _marks(low: float, high: float) -> list[float]:
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
-    return [step * number for number in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    return [round(step * number, 12) for number in range(math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6) + 1)]
 
 
-def _short(value: float, percent: bool) -> str:
-    if percent:
-        return f"{value * 100:.4g}%"
-    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.6g}"
+def _label(value: float, step: float, percent: bool) -> str:
+    """With as many digits as tell one mark from the next."""
+    scale = 100 if percent else 1
+    digits = next(digits for digits in range(16) if round(step * scale, digits) == round(step * scale, 10) or digits == 10)
+    return f"{value * scale + 0.0:,.{digits}f}{'%' if percent else ''}"
 
 
 def _moment(at: float, span: float) -> str:

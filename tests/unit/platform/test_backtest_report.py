@@ -112,6 +112,21 @@ def test_a_curve_that_never_moves_can_be_drawn(run: tuple[dict[str, Any], str]) 
     assert "nan" not in report(flat).lower().replace("finance", "")
 
 
+@pytest.mark.parametrize(
+    ("equities", "labels"),
+    [
+        (["100000", "99999.9"], ["99,999.900", "99,999.925", "99,999.950", "99,999.975", "100,000.000"]),
+        (["1000", "5000"], ["1,000", "2,000", "3,000", "4,000", "5,000"]),
+        (["-3", "7"], ["-5.0", "-2.5", "0.0", "2.5", "5.0", "7.5"]),
+    ],
+)
+def test_marks_of_a_plot_can_be_told_apart(run: tuple[dict[str, Any], str], equities: list[str], labels: list[str]) -> None:
+    curve = [[f"2026-01-05T0{number}:00:00+00:00", equity] for number, equity in enumerate(equities)]
+    html = report(run[0] | {"equity_curve": curve})
+    first = html[html.index("<svg") : html.index("</svg>")]
+    assert re.findall(r'text-anchor="end">([^<]*)</text>', first)[: len(labels)] == labels
+
+
 # --- the record ----------------------------------------------------------------------------------------------------------
 
 
